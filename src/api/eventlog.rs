@@ -1,0 +1,181 @@
+//! `EventLog`: one database and the log in it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ReclaimPolicy, SecretSource, UriSource, ValueSource};
+
+/// A database whose changes are kept in an event log, inside the database itself, and the workers that deliver them.
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "eventtrigger.dev",
+    version = "v1alpha1",
+    kind = "EventLog",
+    namespaced,
+    status = "EventLogStatus",
+    derive = "PartialEq",
+    shortname = "evlog",
+    category = "eventtrigger",
+    category = "all",
+    doc = "A database whose changes are kept in an event log, inside the database itself, and the workers that deliver them.",
+    scale(
+        spec_replicas_path = ".spec.delivery.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Database", type_ = "string", json_path = ".status.database"),
+    printcolumn(name = "Schema", type_ = "string", json_path = ".spec.schema", priority = 1),
+    printcolumn(name = "Server", type_ = "string", json_path = ".status.serverVersion", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventLogSpec {
+    /// How to reach the database.
+    pub connection: Connection,
+    /// The schema that holds the log; made if it is missing. It cannot be changed later.
+    #[serde(default = "default_schema")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("schema is immutable: make another EventLog"))]
+    #[x_kube(validation = Rule::new("!self.startsWith('pg_') && self != 'information_schema'").message("schema names that start with pg_, and information_schema, belong to PostgreSQL"))]
+    pub schema: String,
+    /// The tables that EventTriggers may name, because whoever may make an EventTrigger reads their rows. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub tables: Option<Vec<TablePattern>>,
+    /// The workers that deliver.
+    #[serde(default)]
+    pub delivery: LogDelivery,
+    /// What happens to the log and its SQL triggers when this resource is deleted. Default Retain.
+    #[serde(default = "retain")]
+    pub reclaim_policy: ReclaimPolicy,
+}
+
+/// How to reach a database: a URI from a Secret, or its parts.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.uri) != (has(self.host) || has(self.port) || has(self.dbname) || has(self.user) || has(self.password))")
+    .message("set either uri or host, port, dbname, user and password"))]
+#[x_kube(validation = Rule::new("has(self.uri) || has(self.host) && has(self.dbname) && has(self.user)").message("without uri, host, dbname and user are needed"))]
+pub struct Connection {
+    /// A `postgresql://` URI in a Secret, such as CloudNativePG's `<cluster>-app`, key `uri`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<UriSource>,
+    /// Host name or address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<ValueSource>,
+    /// Port; default 5432.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<ValueSource>,
+    /// Database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dbname: Option<ValueSource>,
+    /// Role to log in as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<ValueSource>,
+    /// Its password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<ValueSource>,
+    /// Encryption. What it says comes before what the URI says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// Encryption of the connection, in the words of libpq's `sslmode`.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.ca) || self.mode.startsWith('verify-')").message("ca is used by mode verify-ca and verify-full only"))]
+pub struct Tls {
+    /// `disable`, `prefer` (default of PostgreSQL's clients), `require`, `verify-ca` or `verify-full`.
+    pub mode: TlsMode,
+    /// Certificates (PEM) of the authorities to trust, for the verifying modes. Default: the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretSource>,
+}
+
+/// libpq's `sslmode`; `allow` is left out, as it prefers no encryption.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// Never encrypted.
+    Disable,
+    /// Encrypted if the server can.
+    Prefer,
+    /// Encrypted; the server's certificate is not checked.
+    Require,
+    /// Encrypted; the certificate must be signed by a trusted authority.
+    VerifyCa,
+    /// As `verify-ca`, and the certificate must name the host.
+    VerifyFull,
+}
+
+/// Tables by schema and name; `*` stands for any run of characters.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TablePattern {
+    /// Schema, or a pattern of schemas.
+    #[schemars(length(min = 1, max = 63))]
+    pub schema: String,
+    /// Table, or a pattern of tables.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// The Deployment of delivery workers.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogDelivery {
+    /// Number of workers. One delivers at a time, the others stand by to take over. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: Option<i32>,
+    /// Resources of each worker. Default: requests of 10m CPU and 32Mi memory, limit of 128Mi memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// What the controller found and did. Only facts that change slowly.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventLogStatus {
+    /// The generation of the spec that this status is about; -1 before the first.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// `Ready` sums up the others.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// Host, port and database, without credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// Version of the PostgreSQL server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
+    /// Version of the log's schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<i32>,
+    /// Delivery workers that exist, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Selector of the delivery workers' pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+}
+
+fn default_schema() -> String {
+    "eventlog".to_owned()
+}
+
+fn retain() -> ReclaimPolicy {
+    ReclaimPolicy::Retain
+}
+
+/// Kept so that a label map and the selector string cannot disagree.
+pub fn selector_string(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,96 @@
+//! `EventSink`: a target that several EventTriggers use.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Delivery, DestinationRef, SecretSource};
+
+/// A target of events: its address, the headers it wants, and how patiently it is to be called.
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "eventtrigger.dev",
+    version = "v1alpha1",
+    kind = "EventSink",
+    namespaced,
+    status = "EventSinkStatus",
+    derive = "PartialEq",
+    shortname = "evsink",
+    category = "eventtrigger",
+    category = "all",
+    doc = "A target of events: its address, the headers it wants, and how patiently it is to be called.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.address.url"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.ref) || has(self.uri)").message("set ref, uri or both"))]
+#[x_kube(validation = Rule::new("!has(self.ref) || !has(self.uri) || !self.uri.matches('^[A-Za-z][A-Za-z0-9+.-]*:') && !self.uri.startsWith('//')")
+    .message("with ref, uri must be a path relative to it, such as /hooks/orders; for an absolute URI leave ref out"))]
+#[x_kube(validation = Rule::new("has(self.ref) || !has(self.uri) || self.uri.matches('^https?://[^/?#@]+([/?].*)?$')")
+    .message("without ref, uri must be absolute, such as http://billing.example.com/orders, and without user or password (use headers)"))]
+#[x_kube(validation = Rule::new("!has(self.ref) || self.ref.kind != 'EventSink'").message("an EventSink cannot refer to an EventSink"))]
+pub struct EventSinkSpec {
+    /// An object that has an address: a Service, or anything with `status.address.url`.
+    #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<DestinationRef>,
+    /// With `ref`: a path relative to its address. Alone: an absolute http or https URI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub uri: Option<String>,
+    /// Headers of every request. The names that the protocol uses (`ce-…`, `content-…`, `host` and the like) are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub headers: Vec<Header>,
+    /// How often and how patiently an event is sent; an EventTrigger's own comes before it, field by field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
+    /// Namespaces whose EventTriggers may use this sink, besides its own; `*` stands for all. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    pub allowed_namespaces: Vec<String>,
+}
+
+/// A header of every request.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("set exactly one of value and valueFrom"))]
+#[x_kube(validation = Rule::new("!self.name.lowerAscii().startsWith('ce-') && !(self.name.lowerAscii() in ['content-type', 'content-length', 'host', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection', 'webhook-id'])")
+    .message("this header is set by the protocol and cannot be chosen"))]
+pub struct Header {
+    /// Name of the header.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
+    pub name: String,
+    /// The value itself. Whoever can read this resource, or the event log's schema, can read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096), regex(pattern = r"^[\t\x20-\x7e]*$"))]
+    pub value: Option<String>,
+    /// A value in a Secret of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<SecretSource>,
+}
+
+/// What the controller found. `address` makes the sink a Knative Addressable.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventSinkStatus {
+    /// The generation of the spec that this status is about; -1 before the first.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// `Ready` sums up the others.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// Where events go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+}
+
+/// Knative's `Addressable`.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct Address {
+    /// The URL to POST to.
+    pub url: String,
+}

@@ -1,0 +1,160 @@
+//! `EventTrigger`: which changes of which table go where.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Delivery, Destination, ReclaimPolicy};
+
+/// Which changes of which table are sent to which sink.
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "eventtrigger.dev",
+    version = "v1alpha1",
+    kind = "EventTrigger",
+    namespaced,
+    status = "EventTriggerStatus",
+    derive = "PartialEq",
+    shortname = "evt",
+    category = "eventtrigger",
+    category = "all",
+    doc = "Which changes of which table are sent to which sink.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Table", type_ = "string", json_path = ".status.table"),
+    printcolumn(name = "Sink", type_ = "string", json_path = ".status.sinkUri"),
+    printcolumn(name = "Log", type_ = "string", json_path = ".spec.eventLogRef.name", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventTriggerSpec {
+    /// The EventLog, in this namespace, whose database holds the table. It cannot be changed later.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("eventLogRef is immutable: make another EventTrigger"))]
+    pub event_log_ref: EventLogRef,
+    /// The table. It cannot be changed later.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("table is immutable: make another EventTrigger"))]
+    pub table: TableRef,
+    /// The operations that make an event.
+    pub on: Operations,
+    /// The columns that an event shows. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    /// Where the events go.
+    pub sink: Destination,
+    /// How often and how patiently an event is sent; laid over the EventSink's, field by field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
+    /// Stops delivery, not capture: events wait in the log until this is false again.
+    #[serde(default)]
+    pub suspend: bool,
+    /// What happens to the capture of this trigger's events when this resource is deleted. Default Delete.
+    #[serde(default = "delete")]
+    pub reclaim_policy: ReclaimPolicy,
+}
+
+/// Names an EventLog of the same namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventLogRef {
+    /// Name of the EventLog.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Names a table as PostgreSQL stores the name: without quotes, capitals as they are.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableRef {
+    /// Schema of the table. Default public.
+    #[serde(default = "public")]
+    #[schemars(length(min = 1, max = 63))]
+    pub schema: String,
+    /// Name of the table.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// The operations that make an event: at least one.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.insert) || has(self.update) || has(self.delete)").message("name at least one of insert, update and delete, such as insert: {}"))]
+pub struct Operations {
+    /// New rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insert: Option<Insert>,
+    /// Changed rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Update>,
+    /// Deleted rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<Delete>,
+}
+
+/// Says that inserts make events; holds nothing yet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Insert {}
+
+/// Says that deletes make events; holds nothing yet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delete {}
+
+/// Which updates make an event.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Update {
+    /// Only updates that change the value of at least one of these columns (NULL counts as a value). Default: every update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1600), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub columns: Option<Vec<String>>,
+}
+
+/// The columns that an event shows: only some, or all but some.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.include) != has(self.exclude)").message("set exactly one of include and exclude"))]
+pub struct Columns {
+    /// Only these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1600), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub include: Option<Vec<String>>,
+    /// All but these. A column that every EventTrigger of a table excludes never enters the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1600), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub exclude: Option<Vec<String>>,
+}
+
+/// What the controller found and did. Only facts that change slowly.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventTriggerStatus {
+    /// The generation of the spec that this status is about; -1 before the first.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// `Ready` sums up the others.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// The table, as `schema.name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Where events go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink_uri: Option<String>,
+    /// Names of the SQL triggers on the table; shared by all EventTriggers of the table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sql_triggers: Vec<String>,
+}
+
+fn public() -> String {
+    "public".to_owned()
+}
+
+fn delete() -> ReclaimPolicy {
+    ReclaimPolicy::Delete
+}

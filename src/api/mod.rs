@@ -1,0 +1,110 @@
+//! The custom resources of group `eventtrigger.dev`: what a user writes and reads. One file a kind.
+//!
+//! A field is here only once it works. Rules that a schema or CEL can decide are here too, so that the API server
+//! refuses a mistake at apply; what needs a database or another object to decide is a condition.
+
+pub mod condition;
+mod destination;
+mod duration;
+mod eventlog;
+mod eventsink;
+mod eventtrigger;
+mod value;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use kube::CustomResourceExt;
+
+pub use destination::{Destination, DestinationRef, Port};
+pub use duration::Duration;
+pub use eventlog::{Connection, EventLog, EventLogSpec, EventLogStatus, LogDelivery, TablePattern, Tls, TlsMode};
+pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header};
+pub use eventtrigger::{
+    Columns, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations, TableRef,
+    Update,
+};
+pub use value::{SecretKeySelector, SecretSource, UriSource, ValueSource};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The API group of every kind here.
+pub const GROUP: &str = "eventtrigger.dev";
+/// The one served version.
+pub const VERSION: &str = "v1alpha1";
+
+/// What happens to SQL objects when the resource that made them is deleted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ReclaimPolicy {
+    /// They stay as they are, and capture goes on; a resource of the same name takes them over again.
+    Retain,
+    /// They are dropped.
+    Delete,
+}
+
+/// How the delay between attempts grows.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackoffPolicy {
+    /// `backoffDelay · (n + 1)` before attempt n + 1.
+    Linear,
+    /// `backoffDelay · 2ⁿ` before attempt n + 1.
+    Exponential,
+}
+
+/// How often and how patiently an event is sent. Every field is optional: an EventTrigger's are laid over its
+/// EventSink's, field by field, and those over the defaults. The names are Knative's `DeliverySpec`'s.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Delivery {
+    /// Attempts after the first. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub retry: Option<u32>,
+    /// How the delay between attempts grows: `linear` or `exponential`. Default exponential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff_policy: Option<BackoffPolicy>,
+    /// The delay that the policy multiplies, as `1s` or `PT1S`. Default 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff_delay: Option<Duration>,
+    /// The longest delay between two attempts. Default 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff_max: Option<Duration>,
+    /// How long one attempt may take, from connecting to the end of the response. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+}
+
+impl Delivery {
+    /// `self` where it says something, `under` elsewhere.
+    #[must_use]
+    pub fn over(&self, under: &Self) -> Self {
+        let Self { retry, backoff_policy, backoff_delay, backoff_max, timeout } = self;
+        Self {
+            retry: retry.or(under.retry),
+            backoff_policy: backoff_policy.or(under.backoff_policy),
+            backoff_delay: backoff_delay.or(under.backoff_delay),
+            backoff_max: backoff_max.or(under.backoff_max),
+            timeout: timeout.or(under.timeout),
+        }
+    }
+}
+
+/// The CRDs of every kind, as `kubectl apply` takes them.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut crds = [EventLog::crd(), EventSink::crd(), EventTrigger::crd()];
+    for crd in &mut crds {
+        default_status(crd);
+    }
+    crds.into()
+}
+
+/// Makes a resource that no controller has seen yet read as in progress: kstatus takes a missing status for done.
+fn default_status(crd: &mut CustomResourceDefinition) {
+    for version in &mut crd.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let status = schema.and_then(|schema| schema.properties.as_mut()?.get_mut("status"));
+        if let Some(status) = status {
+            status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
+        }
+    }
+}

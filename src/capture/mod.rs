@@ -1,0 +1,11 @@
+//! What the database does at each change: facts of a table and the definitions on it become a plan, the plan becomes SQL.
+//! All of it pure; [`crate::log::Admin`] runs it.
+
+/// A definition asks for what its table has not: a value, because trying again does not help.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// CamelCase reason of the condition.
+    pub reason: &'static str,
+    /// Field, value and remedy.
+    pub message: String,
+}

@@ -1,0 +1,1 @@
+//! The operator: watches resources, installs SQL, runs delivery workers, writes statuses.

@@ -1,0 +1,5 @@
+//! Reading the log, sending, retrying.
+
+mod config;
+
+pub use config::Config;

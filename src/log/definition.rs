@@ -1,0 +1,143 @@
+//! What the log's schema holds about each EventTrigger: the controller writes it, the delivery workers obey it.
+//!
+//! A definition never holds a secret's value, only the name under which the worker's own configuration has it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::BackoffPolicy,
+    name::{Ident, ObjectName, TableName},
+};
+
+/// One EventTrigger, resolved.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Definition {
+    /// The EventTrigger.
+    pub trigger: ObjectName,
+    /// The table.
+    pub table: TableName,
+    /// The operations that make an event.
+    pub on: Operations,
+    /// The columns that an event shows.
+    pub columns: Columns,
+    /// Where events go; `None` while it cannot be told: events are kept, and wait.
+    pub sink: Option<Sink>,
+    /// How often and how patiently.
+    pub policy: Policy,
+    /// Whether delivery is stopped.
+    pub suspend: bool,
+}
+
+/// Operations that make an event.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Operations {
+    /// Inserts do.
+    pub insert: bool,
+    /// Updates do.
+    pub update: Option<Updates>,
+    /// Deletes do.
+    pub delete: bool,
+}
+
+/// Which updates make an event.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Updates {
+    /// Every one.
+    All,
+    /// Those that change one of these columns.
+    Of(Vec<Ident>),
+}
+
+/// Columns that an event shows.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Columns {
+    /// All, also those that are added later.
+    All,
+    /// Only these.
+    Include(Vec<Ident>),
+    /// All but these.
+    Exclude(Vec<Ident>),
+}
+
+/// Where events go.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Sink {
+    /// The URL to POST to.
+    pub url: String,
+    /// Headers of every request.
+    pub headers: Vec<Header>,
+}
+
+/// A header of every request.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Header {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: HeaderValue,
+}
+
+/// A header's value, or where to find it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum HeaderValue {
+    /// Not secret.
+    Literal(String),
+    /// In the worker's configuration, under this name.
+    Secret(SecretName),
+}
+
+/// Names a secret in a worker's configuration: `namespace/name/key` of the Secret that it comes from.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct SecretName(pub String);
+
+impl SecretName {
+    /// Of a Secret's key.
+    pub fn new(namespace: &str, name: &str, key: &str) -> Self {
+        Self(format!("{namespace}/{name}/{key}"))
+    }
+}
+
+/// How often and how patiently, every field decided.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Policy {
+    /// Attempts after the first.
+    pub retry: u32,
+    /// How the delay grows.
+    pub backoff: BackoffPolicy,
+    /// What the policy multiplies.
+    pub delay: Duration,
+    /// The longest delay.
+    pub max: Duration,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+}
+
+impl Default for Policy {
+    /// The defaults of the API: 10 retries over about 35 minutes.
+    fn default() -> Self {
+        Self {
+            retry: 10,
+            backoff: BackoffPolicy::Exponential,
+            delay: Duration::from_secs(1),
+            max: Duration::from_mins(5),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Policy {
+    /// The defaults, and over them what `delivery` says.
+    pub fn from_api(delivery: &crate::api::Delivery) -> Self {
+        let default = Self::default();
+        Self {
+            retry: delivery.retry.unwrap_or(default.retry),
+            backoff: delivery.backoff_policy.unwrap_or(default.backoff),
+            delay: delivery.backoff_delay.as_ref().map_or(default.delay, crate::api::Duration::get),
+            max: delivery.backoff_max.as_ref().map_or(default.max, crate::api::Duration::get),
+            timeout: delivery.timeout.as_ref().map_or(default.timeout, crate::api::Duration::get),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The event log inside the user's database: its schema and owner, what is written into it, and how it is read.
+//!
+//! [`snapshot`] is the algebra of cursors, pure. [`Admin`] is the controller's connection, [`Worker`] a delivery
+//! worker's. Capture, which fills the log, is [`crate::capture`].
+
+mod admin;
+mod connect;
+pub mod definition;
+mod event;
+pub mod snapshot;
+mod worker;
+
+pub use admin::{Admin, AdminError, CaptureState, Installed, OpenError, Owner, ServerFacts};
+pub use connect::{ConnectConfig, ConnectError};
+pub use definition::Definition;
+pub use event::{Event, Operation};
+pub use snapshot::Snapshot;
+pub use worker::{Capture, Cursor, DeadLetter, Lease, Move, Pulse, Subscription, Worker, WorkerError};
+
+/// The version of the log's schema that this binary makes and reads.
+pub const SCHEMA_VERSION: i32 = 1;

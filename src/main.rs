@@ -1,0 +1,3 @@
+//! The `eventtrigger` binary.
+
+fn main() {}

@@ -1,0 +1,50 @@
+//! The meaning of a resource: specs and the objects they name become connections and definitions. The controller and
+//! `run` share all of it; they differ in where [`Objects`] come from.
+
+use std::future::Future;
+
+use k8s_openapi::api::core::v1::{Secret, Service};
+
+use crate::api::{EventLog, EventSink};
+
+/// Where the objects that a resource names are found: the API server, or a folder of manifests.
+pub trait Objects: Send + Sync {
+    /// A Secret.
+    fn secret(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Secret>, LookupError>> + Send;
+    /// A Service.
+    fn service(&self, namespace: &str, name: &str)
+    -> impl Future<Output = Result<Option<Service>, LookupError>> + Send;
+    /// The base URL to reach a Service's port at, if it is not `http://NAME.NAMESPACE.svc:PORT`.
+    fn service_url(&self, namespace: &str, name: &str) -> Option<String>;
+    /// An EventLog.
+    fn log(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<EventLog>, LookupError>> + Send;
+    /// An EventSink.
+    fn sink(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<EventSink>, LookupError>> + Send;
+    /// `status.address.url` of any other object: `None` if there is no such object, `Some(None)` if it has no address yet.
+    fn address(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<Option<String>>, LookupError>> + Send;
+}
+
+/// Why an object could not be looked up; trying again may help.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to look up {what}")]
+pub struct LookupError {
+    /// Kind, namespace and name.
+    pub what: String,
+    /// Why.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What keeps a resource from working until somebody changes something; becomes a condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// CamelCase reason of the condition.
+    pub reason: &'static str,
+    /// Field, value and remedy, in one sentence.
+    pub message: String,
+}

@@ -1,0 +1,1 @@
+//! `/livez`, `/readyz` and `/metrics`, the same for every long-running subcommand.

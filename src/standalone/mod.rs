@@ -1,0 +1,1 @@
+//! `run` and `plan`: the same resources from files, without a cluster.

@@ -1,0 +1,3 @@
+//! Tests against a real PostgreSQL: one binary, so that linking is paid once.
+
+mod support;
