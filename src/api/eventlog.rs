@@ -140,7 +140,7 @@ pub struct LogDelivery {
 }
 
 /// What the controller found and did. Only facts that change slowly.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventLogStatus {
     /// The generation of the spec that this status is about; -1 before the first.

@@ -73,7 +73,7 @@ pub struct Header {
 }
 
 /// What the controller found. `address` makes the sink a Knative Addressable.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventSinkStatus {
     /// The generation of the spec that this status is about; -1 before the first.

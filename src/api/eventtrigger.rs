@@ -102,7 +102,7 @@ pub struct Insert {}
 pub struct Delete {}
 
 /// Which updates make an event.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Update {
     /// Only updates that change the value of at least one of these columns (NULL counts as a value). Default: every update.
@@ -130,7 +130,7 @@ pub struct Columns {
 }
 
 /// What the controller found and did. Only facts that change slowly.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTriggerStatus {
     /// The generation of the spec that this status is about; -1 before the first.

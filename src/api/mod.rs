@@ -82,9 +82,9 @@ impl Delivery {
         Self {
             retry: retry.or(under.retry),
             backoff_policy: backoff_policy.or(under.backoff_policy),
-            backoff_delay: backoff_delay.or(under.backoff_delay),
-            backoff_max: backoff_max.or(under.backoff_max),
-            timeout: timeout.or(under.timeout),
+            backoff_delay: backoff_delay.clone().or_else(|| under.backoff_delay.clone()),
+            backoff_max: backoff_max.clone().or_else(|| under.backoff_max.clone()),
+            timeout: timeout.clone().or_else(|| under.timeout.clone()),
         }
     }
 }
