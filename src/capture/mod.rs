@@ -8,7 +8,7 @@ mod validate;
 
 pub use facts::{Column, Kind, TableFacts};
 pub use plan::{Changes, Level, Plan, Shown, Wanted};
-pub use sql::{Install, trigger_name};
+pub use sql::{Install, function_name, trigger_name};
 pub use validate::{not_found, validate};
 
 /// A definition asks for what its table has not: a value, because trying again does not help.

@@ -33,12 +33,17 @@ pub fn trigger_name(schema: &Ident, operation: Operation) -> Ident {
     Ident::new(format!("00_{stem}_{}", operation.to_string().to_lowercase()))
 }
 
+/// Name of the function that captures an operation of a table.
+pub fn function_name(oid: u32, operation: Operation) -> Ident {
+    Ident::new(format!("capture_{oid}_{}", operation.to_string().to_lowercase()))
+}
+
 impl Plan {
     /// The SQL of this plan for capture number `capture`, in the log's `schema`, filling `segment`.
     pub fn sql(&self, schema: &Ident, segment: &Ident, capture: i32) -> Install {
         let mut install = Install { functions: Vec::new(), triggers: Vec::new() };
         for wanted in &self.operations {
-            let function = Ident::new(format!("capture_{}_{}", self.oid, wanted.operation.to_string().to_lowercase()));
+            let function = function_name(self.oid, wanted.operation);
             let body = self.body(wanted, schema, segment, capture);
             let tag = dollar_tag(&body);
             install.functions.push(format!(

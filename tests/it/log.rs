@@ -148,3 +148,31 @@ async fn positions_and_dead_letters_are_kept() {
     assert_eq!(worker.subscriptions().await.unwrap().0[0].cursor, cursor);
     assert_eq!(worker.dead().await.unwrap(), [(ObjectName::new("shop", "all"), 1)]);
 }
+
+#[tokio::test]
+async fn a_plan_is_the_sql_that_installing_runs_and_changes_nothing() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE orders (id int PRIMARY KEY, status text)").await;
+    let definition = everything("all", orders());
+    let plan =
+        async || Admin::plan(&database.config, &schema(), &owner(), std::slice::from_ref(&definition)).await.unwrap();
+    let script = plan().await;
+    assert_eq!(plan().await, script);
+    let there = "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventlog'";
+    assert_eq!(database.client.query_one(there, &[]).await.unwrap().get::<_, i64>(0), 0);
+    // Run by hand it captures.
+    database.run(&script).await;
+    database.run("INSERT INTO orders VALUES (1)").await;
+    assert_eq!(database.logged().await, [r#"I 1 - {"id":1,"status":null}"#]);
+    database.run("DROP SCHEMA eventlog CASCADE").await;
+    let admin = database.admin().await;
+    admin.install("u1", &definition).await.unwrap();
+    assert_eq!(plan().await, "");
+    database.run("ALTER TABLE orders DISABLE TRIGGER \"00_eventlog_delete\"").await;
+    let repair = plan().await;
+    assert!(
+        repair.contains("CREATE OR REPLACE TRIGGER \"00_eventlog_delete\"")
+            && !repair.contains("TRIGGER \"00_eventlog_insert\""),
+        "{repair}"
+    );
+}

@@ -2,11 +2,11 @@
 
 use tokio_postgres::{Client, Transaction};
 
-use super::{Admin, AdminError, Installed, failed};
+use super::{Admin, AdminError, Installed, failed, open::alone};
 use crate::{
-    capture::{Plan, TableFacts, trigger_name, validate},
+    capture::{Plan, TableFacts, function_name, trigger_name, validate},
     log::{Definition, Operation},
-    name::{Ident, Literal, ObjectName, TableName},
+    name::{Ident, ObjectName, TableName},
 };
 
 /// How long a lock is waited for, and so how long at most writers stand behind us when a long transaction has the table.
@@ -15,6 +15,27 @@ const LOCK_TIMEOUT: &str = "100ms";
 const TRIES: u32 = 5;
 /// The segment that capture fills.
 const SEGMENT: &str = "event_1";
+
+/// Whether statements that touch the application's tables are run, or only written down.
+pub(super) enum Mode<'a> {
+    /// Run.
+    Run,
+    /// Written down.
+    Script(&'a mut String),
+}
+
+impl Mode<'_> {
+    async fn execute(&mut self, transaction: &Transaction<'_>, statement: &str) -> Result<(), tokio_postgres::Error> {
+        match self {
+            Self::Run => transaction.batch_execute(statement).await,
+            Self::Script(script) => {
+                script.push_str(statement);
+                script.push_str(";\n");
+                Ok(())
+            }
+        }
+    }
+}
 
 impl Admin {
     /// Writes a definition, and brings the SQL triggers of its table to what all of the table's definitions want, in one
@@ -43,7 +64,8 @@ impl Admin {
         let facts = self.facts(&transaction, table).await?;
         validate(definition, &facts).map_err(AdminError::Invalid)?;
         let written = self.write(&transaction, uid, definition).await?;
-        let installed = self.bring(&transaction, &facts).await?;
+        let definitions = self.definitions(&transaction, table).await?;
+        let installed = self.bring(&transaction, &facts, &definitions, &mut Mode::Run).await?;
         self.commit(transaction, written || installed.changed).await?;
         Ok(Installed { changed: written || installed.changed, ..installed })
     }
@@ -74,7 +96,10 @@ impl Admin {
         let Some(row) = row else { return Ok(()) };
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         match self.facts(&transaction, &table).await {
-            Ok(facts) => drop(self.bring(&transaction, &facts).await?),
+            Ok(facts) => {
+                let definitions = self.definitions(&transaction, &table).await?;
+                self.bring(&transaction, &facts, &definitions, &mut Mode::Run).await?;
+            }
             // The table is gone, renamed, or not ours to change: what is left of its capture must not hold the deletion up.
             Err(AdminError::Invalid(_)) => self.forget(&transaction, &table).await?,
             Err(other) => return Err(other),
@@ -82,15 +107,13 @@ impl Admin {
         self.commit(transaction, true).await
     }
 
-    async fn begin<'a>(&self, client: &'a mut Client) -> Result<Transaction<'a>, AdminError> {
+    pub(super) async fn begin<'a>(&self, client: &'a mut Client) -> Result<Transaction<'a>, AdminError> {
         let start = |source| failed("begin to install", "", source);
         let transaction = client.transaction().await.map_err(start)?;
         // The advisory lock keeps two controllers apart; the first lock on a table of the application comes after it.
         let begin = format!(
-            "SET LOCAL lock_timeout = '2s'; SET LOCAL standard_conforming_strings = on; SET LOCAL search_path = pg_catalog;
-             SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({}, 0));
-             SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
-            Literal(&format!("eventtrigger {}", self.schema.as_str()))
+            "{}; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'",
+            alone(&self.schema)
         );
         transaction.batch_execute(&begin).await.map_err(start)?;
         Ok(transaction)
@@ -148,72 +171,93 @@ impl Admin {
     }
 
     /// Brings the table's SQL triggers to what its definitions want.
-    async fn bring(&self, transaction: &Transaction<'_>, facts: &TableFacts) -> Result<Installed, AdminError> {
+    pub(super) async fn bring(
+        &self,
+        transaction: &Transaction<'_>,
+        facts: &TableFacts,
+        definitions: &[(i32, Definition)],
+        mode: &mut Mode<'_>,
+    ) -> Result<Installed, AdminError> {
         let table = &facts.name;
-        let definitions = self.definitions(transaction, table).await?;
         let plan = Plan::new(facts, definitions.iter().map(|(id, definition)| (*id, definition)));
-        let fingerprint = plan.fingerprint();
-        let doing = || format!("install capture on table {}", table.plain());
-        let failed = |source| failed(doing(), &table.plain(), source);
+        let failed = |source| failed(format!("install capture on table {}", table.plain()), &table.plain(), source);
         let current = transaction
             .query_opt(
                 &self.sql(
                     "SELECT plan = $2 AND state = :schema.state(relation) AND table_schema = $3 AND table_name = $4, sql_triggers
                      FROM :schema.capture WHERE relation = $1 AND NOT retired",
                 ),
-                &[&facts.oid, &fingerprint, &table.schema.as_str(), &table.name.as_str()],
+                &[&facts.oid, &plan.fingerprint(), &table.schema.as_str(), &table.name.as_str()],
             )
             .await
             .map_err(failed)?;
         if let Some(current) = current.as_ref().filter(|row| row.get(0)) {
             return Ok(Installed { sql_triggers: current.get(1), changed: false });
         }
-        let wanted: Vec<Ident> =
+        let names: Vec<Ident> =
             plan.operations.iter().map(|wanted| trigger_name(&self.schema, wanted.operation)).collect();
-        let names: Vec<&str> = wanted.iter().map(Ident::as_str).collect();
-        transaction
-            .execute(
-                // Also what was captured under this name before the table was dropped and made again.
-                &self.sql(
-                    "UPDATE :schema.capture SET retired = true
-                     WHERE NOT retired AND (relation = $1 OR table_schema = $2 AND table_name = $3)",
-                ),
-                &[&facts.oid, &table.schema.as_str(), &table.name.as_str()],
-            )
-            .await
-            .map_err(failed)?;
-        self.drop_unwanted(transaction, facts, &names).await?;
-        if wanted.is_empty() {
-            return Ok(Installed { sql_triggers: Vec::new(), changed: current.is_some() });
+        let sql_triggers: Vec<String> = names.iter().map(|name| name.as_str().to_owned()).collect();
+        for statement in self.unwanted(transaction, facts, &plan).await.map_err(failed)? {
+            mode.execute(transaction, &statement).await.map_err(failed)?;
         }
-        let key: Vec<&str> = plan.key.iter().map(Ident::as_str).collect();
-        let capture: i32 = transaction
-            .query_one(
-                &self.sql(
-                    "INSERT INTO :schema.capture (relation, table_schema, table_name, key, triggers, sql_triggers, plan)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
-                ),
-                &[&facts.oid, &table.schema.as_str(), &table.name.as_str(), &key, &plan.triggers, &names, &fingerprint],
-            )
-            .await
-            .map_err(failed)?
-            .get(0);
+        let capture = self.record(transaction, &plan, &sql_triggers, mode).await.map_err(failed)?;
         let sql = plan.sql(&self.schema, &Ident::new(SEGMENT), capture);
         for statement in &sql.functions {
-            transaction.batch_execute(statement).await.map_err(failed)?;
+            mode.execute(transaction, statement).await.map_err(failed)?;
         }
         let standing = self.standing(transaction, facts, &sql.triggers).await.map_err(failed)?;
         for (name, statement) in &sql.triggers {
             // A SQL trigger that stands as it should is left alone: making it anew would block writers.
             if !standing.contains(name) {
-                transaction.batch_execute(statement).await.map_err(failed)?;
+                mode.execute(transaction, statement).await.map_err(failed)?;
             }
         }
         transaction
             .execute(&self.sql("UPDATE :schema.capture SET state = :schema.state(relation) WHERE id = $1"), &[&capture])
             .await
             .map_err(failed)?;
-        Ok(Installed { sql_triggers: names.into_iter().map(ToOwned::to_owned).collect(), changed: true })
+        Ok(Installed { changed: current.is_some() || !sql_triggers.is_empty(), sql_triggers })
+    }
+
+    /// Retires what was captured on the table, or under its name before it was made anew, and writes down the new version of
+    /// its capture, if anything is to be captured at all. Returns the version's number.
+    async fn record(
+        &self,
+        transaction: &Transaction<'_>,
+        plan: &Plan,
+        sql_triggers: &[String],
+        mode: &Mode<'_>,
+    ) -> Result<i32, tokio_postgres::Error> {
+        let (schema, name) = (plan.table.schema.as_str(), plan.table.name.as_str());
+        if let Mode::Script(_) = mode {
+            // The number that the next version will have: taking it from the sequence would outlive a rollback.
+            let next =
+                transaction.query_one(&self.sql("SELECT coalesce(max(id), 0) + 1 FROM :schema.capture"), &[]).await?;
+            return Ok(next.get(0));
+        }
+        transaction
+            .execute(
+                &self.sql(
+                    "UPDATE :schema.capture SET retired = true
+                     WHERE NOT retired AND (relation = $1 OR table_schema = $2 AND table_name = $3)",
+                ),
+                &[&plan.oid, &schema, &name],
+            )
+            .await?;
+        if sql_triggers.is_empty() {
+            return Ok(0);
+        }
+        let key: Vec<&str> = plan.key.iter().map(Ident::as_str).collect();
+        let row = transaction
+            .query_one(
+                &self.sql(
+                    "INSERT INTO :schema.capture (relation, table_schema, table_name, key, triggers, sql_triggers, plan)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+                ),
+                &[&plan.oid, &schema, &name, &key, &plan.triggers, &sql_triggers, &plan.fingerprint()],
+            )
+            .await?;
+        Ok(row.get(0))
     }
 
     /// Those of the wanted SQL triggers that stand on the table as they should: enabled, of the right level, calling ours.
@@ -244,25 +288,25 @@ impl Admin {
         Ok(rows.iter().filter_map(found).collect())
     }
 
-    /// Drops our SQL triggers that are not in `keep`, and then the functions that no SQL trigger calls any more.
-    async fn drop_unwanted(
+    /// What drops our functions on the table that the plan does not want, and with each the SQL trigger that calls it:
+    /// `CASCADE` needs no right on the table, as `DROP TRIGGER` would.
+    async fn unwanted(
         &self,
         transaction: &Transaction<'_>,
         facts: &TableFacts,
-        keep: &[&str],
-    ) -> Result<(), AdminError> {
-        let table = &facts.name;
-        let doing = || format!("remove capture from table {}", table.plain());
-        for operation in [Operation::Insert, Operation::Update, Operation::Delete] {
-            let name = trigger_name(&self.schema, operation);
-            if keep.contains(&name.as_str()) {
-                continue;
+        plan: &Plan,
+    ) -> Result<Vec<String>, tokio_postgres::Error> {
+        let wanted = |operation: &Operation| plan.operations.iter().any(|wanted| wanted.operation == *operation);
+        let mut drops = Vec::new();
+        for operation in Operation::ALL.into_iter().filter(|operation| !wanted(operation)) {
+            let function = format!("{}.{}()", self.schema, function_name(facts.oid, operation));
+            let there =
+                transaction.query_one("SELECT pg_catalog.to_regprocedure($1) IS NOT NULL", &[&function]).await?;
+            if there.get(0) {
+                drops.push(format!("DROP FUNCTION {function} CASCADE"));
             }
-            let function = Ident::new(format!("capture_{}_{}", facts.oid, operation.to_string().to_lowercase()));
-            let drop = format!("DROP FUNCTION IF EXISTS {}.{function}() CASCADE", self.schema);
-            transaction.batch_execute(&drop).await.map_err(|source| failed(doing(), &table.plain(), source))?;
         }
-        Ok(())
+        Ok(drops)
     }
 
     /// The table is not there under its name: removes what was captured under it, wherever it is.
@@ -280,38 +324,13 @@ impl Admin {
             .map_err(failed)?;
         for row in rows {
             let oid: u32 = row.get(0);
-            for operation in ["insert", "update", "delete"] {
-                let drop = format!("DROP FUNCTION IF EXISTS {}.\"capture_{oid}_{operation}\"() CASCADE", self.schema);
+            for operation in Operation::ALL {
+                let drop =
+                    format!("DROP FUNCTION IF EXISTS {}.{}() CASCADE", self.schema, function_name(oid, operation));
                 transaction.batch_execute(&drop).await.map_err(failed)?;
             }
         }
         Ok(())
-    }
-
-    /// The SQL that [`Admin::install`] would run for these definitions, changing nothing. One script for a person to read.
-    pub async fn plan(&self, definitions: &[Definition]) -> Result<String, AdminError> {
-        let mut client = self.client.lock().await;
-        let transaction = self.begin(&mut client).await?;
-        let mut tables: Vec<&TableName> = definitions.iter().map(|definition| &definition.table).collect();
-        tables.sort();
-        tables.dedup();
-        let mut script = String::new();
-        for table in tables {
-            let facts = self.facts(&transaction, table).await?;
-            let of_table = definitions.iter().filter(|definition| definition.table == *table);
-            for definition in of_table.clone() {
-                validate(definition, &facts).map_err(AdminError::Invalid)?;
-            }
-            let plan = Plan::new(&facts, (1..).zip(of_table));
-            let sql = plan.sql(&self.schema, &Ident::new(SEGMENT), 1);
-            script.push_str(&format!("-- {}\n", table.plain().replace('\n', " ")));
-            for statement in sql.functions.iter().chain(sql.triggers.iter().map(|(_, statement)| statement)) {
-                script.push_str(statement);
-                script.push_str(";\n");
-            }
-        }
-        transaction.rollback().await.map_err(|source| failed("end", "", source))?;
-        Ok(script)
     }
 
     /// Leaves the log in place, ready to be taken over by an EventLog of the same namespace and name.

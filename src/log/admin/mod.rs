@@ -3,12 +3,14 @@
 mod catalog;
 mod install;
 mod open;
+mod plan;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, error::SqlState};
 
 pub use open::{OpenError, ServerFacts};
+pub use plan::PlanError;
 
 use super::connect::explain;
 use crate::name::{Ident, ObjectName, TableName};

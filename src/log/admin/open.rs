@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Migrations, in order: number n makes version n out of n - 1.
-const MIGRATIONS: [&str; 1] = [include_str!("../sql/0001_log.sql")];
+pub(super) const MIGRATIONS: [&str; 1] = [include_str!("../sql/0001_log.sql")];
 const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize);
 
 /// The oldest server: 14 brought `CREATE OR REPLACE TRIGGER`.
@@ -78,19 +78,10 @@ fn failed(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> OpenError {
 impl Admin {
     /// Connects, makes or migrates the schema, and takes ownership of a new or released one.
     pub async fn open(config: &ConnectConfig, schema: &Ident, owner: &Owner) -> Result<(Self, ServerFacts), OpenError> {
-        let mut client = config.connect("eventtrigger controller").await?;
-        let version = server_version(&client).await?;
+        let (mut client, version) = Self::connect(config).await?;
         let prepare = failed("prepare the log's schema");
         let transaction = client.transaction().await.map_err(&prepare)?;
-        // One controller at a time, and nobody waits for long.
-        transaction
-            .batch_execute(&format!(
-                "SET LOCAL lock_timeout = '2s'; SET LOCAL standard_conforming_strings = on;
-                 SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({}, 0))",
-                Literal(&format!("eventtrigger {}", schema.as_str()))
-            ))
-            .await
-            .map_err(&prepare)?;
+        transaction.batch_execute(&alone(schema)).await.map_err(&prepare)?;
         let found = current_version(&transaction, schema).await?;
         if found > SCHEMA_VERSION {
             return Err(OpenError::NewerSchema { found, known: SCHEMA_VERSION });
@@ -110,10 +101,26 @@ impl Admin {
         Ok((admin, ServerFacts { version, schema_version: SCHEMA_VERSION }))
     }
 
+    /// Connects to a server that is new enough.
+    pub(super) async fn connect(config: &ConnectConfig) -> Result<(Client, String), OpenError> {
+        let client = config.connect("eventtrigger controller").await?;
+        let version = server_version(&client).await?;
+        Ok((client, version))
+    }
+
     /// Whether the connection still works.
     pub async fn is_closed(&self) -> bool {
         self.client.lock().await.is_closed()
     }
+}
+
+/// Begins a transaction's statements: one controller at a time, and nobody waits for long.
+pub(super) fn alone(schema: &Ident) -> String {
+    format!(
+        "SET LOCAL lock_timeout = '2s'; SET LOCAL standard_conforming_strings = on;
+         SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended({}, 0))",
+        Literal(&format!("eventtrigger {}", schema.as_str()))
+    )
 }
 
 async fn server_version(client: &Client) -> Result<String, OpenError> {
@@ -130,7 +137,7 @@ async fn server_version(client: &Client) -> Result<String, OpenError> {
 }
 
 /// Version of the log's schema; 0 if there is none yet.
-async fn current_version(transaction: &Transaction<'_>, schema: &Ident) -> Result<i32, OpenError> {
+pub(super) async fn current_version(transaction: &Transaction<'_>, schema: &Ident) -> Result<i32, OpenError> {
     let read = failed("read the log's schema version");
     let there = transaction
         .query_one("SELECT pg_catalog.to_regclass($1) IS NOT NULL", &[&format!("{schema}.meta")])
@@ -144,7 +151,7 @@ async fn current_version(transaction: &Transaction<'_>, schema: &Ident) -> Resul
     Ok(row.get(0))
 }
 
-async fn migrate(
+pub(super) async fn migrate(
     transaction: &Transaction<'_>,
     schema: &Ident,
     found: i32,
