@@ -11,9 +11,9 @@ pub mod snapshot;
 mod worker;
 
 pub use admin::{Admin, AdminError, CaptureState, Installed, OpenError, Owner, ServerFacts};
-pub use connect::{ConnectConfig, ConnectError};
+pub use connect::{ConnectConfig, ConnectError, explain};
 pub use definition::Definition;
-pub use event::{Event, Operation};
+pub use event::{Bits, Event, Operation};
 pub use snapshot::Snapshot;
 pub use worker::{Capture, Cursor, DeadLetter, Lease, Move, Pulse, Subscription, Worker, WorkerError};
 
