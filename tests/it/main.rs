@@ -2,4 +2,5 @@
 
 mod capture;
 mod log;
+mod standalone;
 mod support;
