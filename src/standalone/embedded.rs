@@ -450,7 +450,8 @@ impl Folder {
     fn configure(&self, port: u16, settings: &[(&str, &str)]) -> Result<(), EmbeddedError> {
         let ours = [("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")];
         let port = port.to_string();
-        let all = ours.iter().chain(settings).chain([&("port", port.as_str())]);
+        let listen = [("port", port.as_str())];
+        let all = ours.iter().chain(settings).chain(&listen);
         let text: String = all.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
         let path = self.data().join("eventtrigger.conf");
         fs::write(&path, text).doing("write", &path)?;
