@@ -1,3 +1,4 @@
 //! `run` and `plan`: the same resources from files, without a cluster.
 
 pub mod embedded;
+pub mod manifests;

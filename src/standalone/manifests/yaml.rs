@@ -51,7 +51,9 @@ pub(super) fn read(text: &str) -> (Vec<Document>, Option<NotYaml>) {
 impl Document {
     /// The part of a document that is an object by itself, such as an item of a List.
     pub(super) fn part(&self, pointer: &str) -> Self {
-        let strip = |path: &String| path.strip_prefix(pointer).filter(|rest| rest.is_empty() || rest.starts_with('/')).map(str::to_owned);
+        let strip = |path: &String| {
+            path.strip_prefix(pointer).filter(|rest| rest.is_empty() || rest.starts_with('/')).map(str::to_owned)
+        };
         Self {
             value: self.value.pointer(pointer).cloned().unwrap_or_default(),
             lines: self.lines.iter().filter_map(|(path, line)| Some((strip(path)?, *line))).collect(),
@@ -209,7 +211,8 @@ mod tests {
     #[test]
     fn anchors_are_followed_and_bombs_are_not() {
         assert_eq!(read("a: &x [1]\nb: *x\n").0[0].value, json!({"a": [1], "b": [1]}));
-        let bomb: String = (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))).collect();
+        let bomb: String =
+            (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))).collect();
         assert!(read(&format!("a0: &a0 x\n{bomb}")).1.is_some());
     }
 }
