@@ -32,6 +32,7 @@ base() {
   in_storage add --quiet "$container" "$root" / >/dev/null
   in_storage config --label "eventtrigger.key=$base_key" --cmd bash "$container"
   in_storage commit --quiet --rm "$container" "$base" >/dev/null
+  in_storage rmi --prune >/dev/null # the one that had the name before
 }
 
 # CONTEXT TAG FILE.tar [BUILDAH-FLAGS...]: builds a Dockerfile into an archive. The image itself is not kept: what is
@@ -42,8 +43,8 @@ archive() {
   # --platform sets TARGETARCH for the Dockerfile.
   in_storage bud --pull-never --platform "linux/$(architecture)" --tag "$tag" "$@" "$context" >"$scratch/bud.log" 2>&1 ||
     { cat "$scratch/bud.log" >&2; fail "failed to build $tag from $context"; }
-  # Not compressed: it is read once, on this machine.
-  in_storage push --quiet --disable-compression "$tag" "oci-archive:$scratch/image.tar:$tag"
+  # Docker's format, because buildah always compresses layers in an OCI archive, which takes longer than all the rest.
+  in_storage push --quiet "$tag" "docker-archive:$scratch/image.tar:$tag"
   in_storage rmi "$tag" >/dev/null
   mv "$scratch/image.tar" "$file"
 }

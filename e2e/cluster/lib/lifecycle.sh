@@ -28,6 +28,7 @@ up() {
   remove # what one that died has left behind
   build
   images
+  prune
   mkdir -m 700 "$state" # it holds the keys of the cluster
   # A session of its own: an interrupt at the terminal must reach this script, which cleans up, and not the servers.
   setsid unshare --net --pid --mount --fork --kill-child --mount-proc "$here/cluster" node >"$state/up.log" 2>&1 </dev/null 9>&- &
@@ -46,6 +47,12 @@ up() {
   done
   trap 'rm -rf "${scratch:-}"' EXIT
   cat "$state/ready"
+}
+
+# Removes from the cache what was made from sources that no cluster has been started from for two weeks.
+prune() {
+  touch "$programs" "$postgres"
+  find "$cache" -maxdepth 1 \( -name 'programs-*' -o -name 'postgres-*.tar' \) -mtime +14 -exec rm -rf {} +
 }
 
 # CMD...: a command in the cluster's namespaces, in the same directory.

@@ -14,22 +14,29 @@ node() {
   make_certificates
   start_control_plane
   start_containerd
+  load_images &
+  local loading=$!
   within 120 "the API server" kubectl get --raw /readyz
   start_controllers
-  local archive
-  within 60 "containerd" ctr version
-  for archive in "$programs"/images/*.tar "$postgres"; do import "$archive"; done
+  wait $loading || fail "failed to load images"
   start_kubelet
   install_dns
   install_storage_class
   within 120 "the node to be ready" kubectl wait --for=condition=Ready node/node --timeout=1s
-  within 120 "DNS to answer" kubectl --namespace kube-system wait --for=condition=Available deployment/coredns --timeout=1s
+  # Not its condition Available, which holds with no pod at all: the Deployment tolerates that one is unavailable.
+  within 120 "DNS to answer" kubectl --namespace kube-system wait --for=jsonpath='{.status.readyReplicas}'=1 deployment/coredns --timeout=1s
   kubectl get nodes -o wide >"$state/ready.new"
   mv "$state/ready.new" "$state/ready"
   # A cluster that lacks a server would fail tests in ways that say nothing: rather let all of it end.
   local pid
   wait -n -p pid || true
   echo "${names[$pid]} has ended, and with it the cluster; \`cluster logs\` tells why"
+}
+
+load_images() {
+  within 60 "containerd" ctr version
+  local archive
+  for archive in "$programs"/images/*.tar "$postgres"; do import "$archive"; done
 }
 
 declare -A names=()
@@ -44,7 +51,9 @@ make_mounts() {
   mount --make-rshared /
   # shellcheck disable=SC2086 # a list of words
   mkdir -p $mount_points
-  mount -t tmpfs tmpfs /run/containerd # the path of a socket must be short: not in $state
+  # Sockets, whose paths must be short, and images: in memory (half a gigabyte), because to unpack them to a disk takes
+  # half of the time of `up`, and to remove them from there nearly all of the time of `down`.
+  mount -t tmpfs tmpfs /run/containerd
   mount --make-shared /run/containerd
   mount --bind "$state/kubelet" /var/lib/kubelet
   mount --make-shared /var/lib/kubelet
@@ -144,7 +153,7 @@ start_containerd() {
   # lower this value; runc then dies with "can't get final child's PID from pipe".
   cat >"$state/containerd.toml" <<-T
 	version = 2
-	root = "$state/containerd"
+	root = "/run/containerd/root"
 	state = "/run/containerd/state"
 	[grpc]
 	address = "/run/containerd/containerd.sock"

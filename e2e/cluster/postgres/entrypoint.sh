@@ -49,5 +49,8 @@ if [ -e /tls/tls.crt ]; then
   tls=(-c ssl=on -c ssl_cert_file=/tls/tls.crt -c ssl_key_file=/var/run/postgresql/tls.key)
 fi
 
+# Where the kubelet applies a pod's fsGroup, it lets the group write, which PostgreSQL refuses.
+chmod 700 "$PGDATA"
+
 # Process 1, so that signals reach it.
 exec postgres -D "$PGDATA" -c listen_addresses='*' "${tls[@]}" "$@"
