@@ -5,6 +5,10 @@ cache=$(realpath -m "${EVENTTRIGGER_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cac
 export EVENTTRIGGER_CACHE=$cache CLUSTER_NAME=${CLUSTER_NAME:-cluster}
 cache=$cache/cluster
 
+# Where `install` puts Go when the machine has none that is new enough.
+go_version=1.24.11 go_home=$cache/go
+[ ! -x "$go_home/go/bin/go" ] || PATH=$go_home/go/bin:$PATH
+
 # The Go module holds the one pin of Kubernetes' version.
 kubernetes_version=$(sed -n 's/^[[:space:]]*k8s.io\/kubernetes v/v/p' "$here/kubernetes/go.mod")
 

