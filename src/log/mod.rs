@@ -13,7 +13,7 @@ mod worker;
 pub use admin::{Admin, AdminError, CaptureState, Installed, OpenError, Owner, ServerFacts};
 pub use connect::{ConnectConfig, ConnectError};
 pub use definition::Definition;
-pub use event::{Event, Operation};
+pub use event::{Bits, Event, Operation};
 pub use snapshot::Snapshot;
 pub use worker::{Capture, Cursor, DeadLetter, Lease, Move, Pulse, Subscription, Worker, WorkerError};
 
