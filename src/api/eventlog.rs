@@ -1,7 +1,5 @@
 //! `EventLog`: one database and the log in it.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -40,7 +38,7 @@ pub struct EventLogSpec {
     pub connection: Connection,
     /// The schema that holds the log; made if it is missing. It cannot be changed later.
     #[serde(default = "default_schema")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("schema is immutable: make another EventLog"))]
     #[x_kube(validation = Rule::new("!self.startsWith('pg_') && self != 'information_schema'").message("schema names that start with pg_, and information_schema, belong to PostgreSQL"))]
     pub schema: String,
@@ -173,9 +171,4 @@ fn default_schema() -> String {
 
 fn retain() -> ReclaimPolicy {
     ReclaimPolicy::Retain
-}
-
-/// Kept so that a label map and the selector string cannot disagree.
-pub fn selector_string(labels: &BTreeMap<String, String>) -> String {
-    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }

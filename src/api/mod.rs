@@ -3,6 +3,9 @@
 //! A field is here only once it works. Rules that a schema or CEL can decide are here too, so that the API server
 //! refuses a mistake at apply; what needs a database or another object to decide is a condition.
 
+// `KubeSchema` repeats each struct inside a function, where its `pub` reaches nobody.
+#![allow(unreachable_pub)]
+
 pub mod condition;
 mod destination;
 mod duration;

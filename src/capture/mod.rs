@@ -1,6 +1,16 @@
 //! What the database does at each change: facts of a table and the definitions on it become a plan, the plan becomes SQL.
 //! All of it pure; [`crate::log::Admin`] runs it.
 
+mod facts;
+mod plan;
+mod sql;
+mod validate;
+
+pub use facts::{Column, Kind, TableFacts};
+pub use plan::{Changes, Level, Plan, Shown, Wanted};
+pub use sql::{Install, function_name, trigger_name};
+pub use validate::{not_found, validate};
+
 /// A definition asks for what its table has not: a value, because trying again does not help.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {

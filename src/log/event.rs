@@ -18,6 +18,9 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Insert, Self::Update, Self::Delete];
+
     /// As the log stores it.
     pub fn code(self) -> char {
         match self {
@@ -29,7 +32,7 @@ impl Operation {
 
     /// From what the log stores.
     pub fn from_code(code: char) -> Option<Self> {
-        [Self::Insert, Self::Update, Self::Delete].into_iter().find(|op| op.code() == code)
+        Self::ALL.into_iter().find(|op| op.code() == code)
     }
 }
 

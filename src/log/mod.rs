@@ -10,8 +10,8 @@ mod event;
 pub mod snapshot;
 mod worker;
 
-pub use admin::{Admin, AdminError, CaptureState, Installed, OpenError, Owner, ServerFacts};
-pub use connect::{ConnectConfig, ConnectError};
+pub use admin::{Admin, AdminError, CaptureState, Installed, OpenError, Owner, PlanError, ServerFacts};
+pub use connect::{ConnectConfig, ConnectError, explain};
 pub use definition::Definition;
 pub use event::{Bits, Event, Operation};
 pub use snapshot::Snapshot;

@@ -2,11 +2,22 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use tokio_postgres::{
+    Client, Row, Statement,
+    types::{FromSql, Kind, ToSql, Type},
+};
+
 use super::{
-    Definition, Event, Snapshot,
+    Definition, Event, Operation, SCHEMA_VERSION, Snapshot,
     connect::{ConnectConfig, ConnectError},
+    event::Bits,
+    snapshot::{Between, Txid},
 };
 use crate::name::{Ident, ObjectName, TableName};
+
+/// Advisory locks of this class are held by the sessions of lease holders.
+const LEASE_CLASS: i32 = 0x6576_6c67;
 
 /// How far delivery of one trigger has come.
 ///
@@ -125,22 +136,54 @@ pub enum WorkerError {
 /// A delivery worker's connection to the log. One connection; statements may be pipelined.
 #[derive(Debug)]
 pub struct Worker {
-    _private: (),
+    client: Client,
+    log_id: String,
+    statements: Statements,
+}
+
+/// Prepared once: planning costs more than most of them.
+#[derive(Debug)]
+struct Statements {
+    pulse: Statement,
+    renew: Statement,
+    window: Statement,
+    commit: Statement,
+    bury: Statement,
+    schema: String,
 }
 
 impl Worker {
     /// Connects, and checks that the schema is of this version and belongs to EventLog `owner` (its UID).
     pub async fn connect(config: &ConnectConfig, schema: &Ident, owner: &str) -> Result<Self, WorkerError> {
-        let _ = (config, schema, owner);
-        todo!()
+        let client = config.connect("eventtrigger deliver").await?;
+        let failed = |source| WorkerError::Sql { doing: "prepare the worker's statements", source };
+        let at_home = format!("SET search_path = pg_catalog, {schema}; SET statement_timeout = '60s'");
+        client.batch_execute(&at_home).await.map_err(failed)?;
+        let log_id = check(&client, schema, owner).await?;
+        let prepare = |sql: &'static str| client.prepare(sql);
+        let statements = Statements {
+            pulse: prepare(include_str!("sql/pulse.sql")).await.map_err(failed)?,
+            renew: prepare(include_str!("sql/renew.sql")).await.map_err(failed)?,
+            window: prepare(include_str!("sql/window.sql")).await.map_err(failed)?,
+            commit: prepare(include_str!("sql/commit.sql")).await.map_err(failed)?,
+            bury: prepare(include_str!("sql/bury.sql")).await.map_err(failed)?,
+            schema: schema.as_str().to_owned(),
+        };
+        Ok(Self { client, log_id, statements })
     }
 
     /// The log's own id, the first half of every event's id.
     pub fn log_id(&self) -> &str {
-        todo!()
+        &self.log_id
     }
 
-    /// Takes the lease, or renews it, for `length`; `None` if another living worker holds it. `holder` is for people.
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Takes the lease, or renews it, for `length`; `None` if another living worker holds it, or has taken it from us.
+    /// `holder` is for people.
     ///
     /// A holder whose connection is gone loses it at once, one that has stopped when `length` is over.
     pub async fn hold(
@@ -149,30 +192,72 @@ impl Worker {
         holder: &str,
         length: Duration,
     ) -> Result<Option<Lease>, WorkerError> {
-        let _ = (lease, holder, length);
-        todo!()
+        let failed = |source| WorkerError::Sql { doing: "hold the lease", source };
+        let seconds = length.as_secs_f64();
+        let Some(lease) = lease else {
+            let take = include_str!("sql/take.sql");
+            let row = self.client.query_opt(take, &[&holder, &seconds, &LEASE_CLASS]).await.map_err(failed)?;
+            return Ok(row.map(|row| Lease { epoch: row.get(0) }));
+        };
+        let renewed = self.client.execute(&self.statements.renew, &[&lease.epoch, &seconds]).await.map_err(failed)?;
+        Ok((renewed == 1).then_some(lease))
     }
 
     /// Gives the lease up, so that another worker need not wait.
     pub async fn release(&self, lease: Lease) -> Result<(), WorkerError> {
-        let _ = lease;
-        todo!()
+        let failed = |source| WorkerError::Sql { doing: "release the lease", source };
+        self.client
+            .execute("UPDATE lease SET until = '-infinity' WHERE name = 'delivery' AND epoch = $1", &[&lease.epoch])
+            .await
+            .map_err(failed)?;
+        self.client.execute("SELECT pg_advisory_unlock_all()", &[]).await.map_err(failed)?;
+        Ok(())
     }
 
     /// What is new; cheap enough to ask a hundred times a second.
     pub async fn pulse(&self) -> Result<Pulse, WorkerError> {
-        todo!()
+        let failed = |source| WorkerError::Sql { doing: "look for new events", source };
+        let row = self.client.query_one(&self.statements.pulse, &[]).await.map_err(failed)?;
+        Ok(Pulse { now: snapshot(row.get(0))?, definitions: row.get(1) })
     }
 
     /// All subscriptions, and the captures whose events they may meet.
     pub async fn subscriptions(&self) -> Result<(Vec<Subscription>, Vec<Capture>), WorkerError> {
-        todo!()
+        let failed = |source| WorkerError::Sql { doing: "read the definitions", source };
+        let rows = self
+            .client
+            .query(
+                "SELECT t.id, t.definition::text, c.cut::text, c.target::text, c.after, c.done
+                 FROM trigger AS t JOIN cursor AS c ON c.trigger_id = t.id ORDER BY t.id",
+                &[],
+            )
+            .await
+            .map_err(failed)?;
+        let subscriptions = rows.iter().map(subscription).collect::<Result<Vec<_>, _>>()?;
+        Ok((subscriptions, self.captures("true", &[]).await?))
     }
 
     /// One capture, if [`Worker::subscriptions`] did not have it: made since then.
     pub async fn capture(&self, id: i32) -> Result<Option<Capture>, WorkerError> {
-        let _ = id;
-        todo!()
+        Ok(self.captures("id = $1", &[&id]).await?.pop())
+    }
+
+    async fn captures(&self, which: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Capture>, WorkerError> {
+        let rows = self
+            .client
+            .query(
+                &format!("SELECT id, table_schema, table_name, key, triggers FROM capture WHERE {which}"),
+                parameters,
+            )
+            .await
+            .map_err(|source| WorkerError::Sql { doing: "read the captures", source })?;
+        let capture = |row: &Row| Capture {
+            id: row.get(0),
+            table: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+            key: row.get::<_, Vec<String>>(3).into_iter().map(Ident::new).collect(),
+            subscriptions: row.get(4),
+        };
+        Ok(rows.iter().map(capture).collect())
     }
 
     /// Events of the window between two cuts, beyond `after`, in order of id; at most `limit`. Fewer than `limit` means
@@ -184,8 +269,16 @@ impl Worker {
         after: i64,
         limit: i64,
     ) -> Result<Vec<Event>, WorkerError> {
-        let _ = (from, to, after, limit);
-        todo!()
+        let Between { start, end, late } = to.since(from);
+        let (start, end) = (start.to_string(), end.to_string());
+        let late: Vec<String> = late.iter().map(ToString::to_string).collect();
+        let to = to.to_string();
+        let rows = self
+            .client
+            .query(&self.statements.window, &[&start, &end, &late, &to, &after, &limit])
+            .await
+            .map_err(|source| WorkerError::Sql { doing: "read events", source })?;
+        rows.iter().map(event).collect()
     }
 
     /// Writes new positions and given-up events in one transaction.
@@ -193,12 +286,175 @@ impl Worker {
     /// # Errors
     /// [`WorkerError::Fenced`] if the lease is no longer ours; then nothing was written.
     pub async fn commit(&self, lease: Lease, moves: &[Move], dead: &[DeadLetter]) -> Result<(), WorkerError> {
-        let _ = (lease, moves, dead);
-        todo!()
+        let failed = |source| WorkerError::Sql { doing: "write how far delivery has come", source };
+        let subscriptions: Vec<i32> = moves.iter().map(|step| step.subscription).collect();
+        let cuts: Vec<String> = moves.iter().map(|step| step.cursor.from.to_string()).collect();
+        let targets: Vec<Option<String>> =
+            moves.iter().map(|step| step.cursor.to.as_ref().map(ToString::to_string)).collect();
+        let after: Vec<i64> = moves.iter().map(|step| step.cursor.after).collect();
+        // PostgreSQL has no arrays of arrays of unequal length.
+        let done: Vec<String> = moves.iter().map(|step| array(&step.cursor.done)).collect();
+        let commit: [&(dyn ToSql + Sync); 6] = [&lease.epoch, &subscriptions, &cuts, &targets, &after, &done];
+        let held = if dead.is_empty() {
+            self.client.query_one(&self.statements.commit, &commit).await.map_err(failed)?.get(0)
+        } else {
+            self.bury(lease, dead, &commit).await?
+        };
+        if held { Ok(()) } else { Err(WorkerError::Fenced) }
     }
 
-    /// Dead letters of each subscription: how many.
+    /// Dead letters and positions in one statement, so that one connection serves pipelined statements and needs no `BEGIN`.
+    async fn bury(
+        &self,
+        lease: Lease,
+        dead: &[DeadLetter],
+        commit: &[&(dyn ToSql + Sync); 6],
+    ) -> Result<bool, WorkerError> {
+        let failed = |source| WorkerError::Sql { doing: "write dead letters", source };
+        let of: Vec<i32> = dead.iter().map(|letter| letter.subscription).collect();
+        let events: Vec<i64> = dead.iter().map(|letter| letter.event).collect();
+        let attempts: Vec<i32> = dead.iter().map(|letter| i32::try_from(letter.attempts).unwrap_or(i32::MAX)).collect();
+        let status: Vec<Option<i32>> = dead.iter().map(|letter| letter.status.map(i32::from)).collect();
+        let errors: Vec<&str> = dead.iter().map(|letter| letter.error.as_str()).collect();
+        let old: Vec<Option<&str>> = dead.iter().map(|letter| letter.old.as_deref()).collect();
+        let new: Vec<Option<&str>> = dead.iter().map(|letter| letter.new.as_deref()).collect();
+        let letters: [&(dyn ToSql + Sync); 7] = [&of, &events, &attempts, &status, &errors, &old, &new];
+        let parameters: Vec<&(dyn ToSql + Sync)> = commit.iter().chain(&letters).copied().collect();
+        debug_assert_eq!(parameters.len(), 13, "of lease {}", lease.epoch);
+        Ok(self.client.query_one(&self.statements.bury, &parameters).await.map_err(failed)?.get(0))
+    }
+
+    /// Dead letters of each EventTrigger: how many.
     pub async fn dead(&self) -> Result<Vec<(ObjectName, i64)>, WorkerError> {
-        todo!()
+        let rows = self
+            .client
+            .query("SELECT trigger_namespace, trigger_name, count(*) FROM dead_letter GROUP BY 1, 2 ORDER BY 1, 2", &[])
+            .await
+            .map_err(|source| WorkerError::Sql { doing: "count dead letters", source })?;
+        let count = |row: &Row| (ObjectName::new(row.get::<_, String>(0), row.get::<_, String>(1)), row.get(2));
+        Ok(rows.iter().map(count).collect())
+    }
+
+    /// Name of the log's schema, for messages.
+    pub fn schema(&self) -> &str {
+        &self.statements.schema
+    }
+}
+
+/// The log's id, if the log is of this version, on its own server, and this owner's.
+async fn check(client: &Client, schema: &Ident, owner: &str) -> Result<String, WorkerError> {
+    let failed = |source| WorkerError::Sql { doing: "read the log's owner", source };
+    let there =
+        client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&format!("{schema}.meta")]).await.map_err(failed)?;
+    if !there.get::<_, bool>(0) {
+        return Err(WorkerError::NotOurs(format!(
+            "there is no event log in schema {schema}; the controller has not made it yet"
+        )));
+    }
+    let row = client
+        .query_one(
+            "SELECT m.version, m.owner_uid, m.log_id::text, m.system_identifier = c.system_identifier
+             FROM meta AS m, pg_control_system() AS c",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let (version, found): (i32, String) = (row.get(0), row.get(1));
+    if version != SCHEMA_VERSION {
+        return Err(WorkerError::NotOurs(format!(
+            "the log's schema has version {version}, this worker reads {SCHEMA_VERSION}"
+        )));
+    }
+    if found != owner {
+        return Err(WorkerError::NotOurs(format!(
+            "the log in schema {schema} belongs to another EventLog (uid {found})"
+        )));
+    }
+    if !row.get::<_, bool>(3) {
+        return Err(WorkerError::NotOurs(format!(
+            "the log in schema {schema} was written on another server: this is a copy"
+        )));
+    }
+    Ok(row.get(2))
+}
+
+fn snapshot(text: &str) -> Result<Snapshot, WorkerError> {
+    text.parse().map_err(|error: super::snapshot::NotASnapshot| WorkerError::Corrupt {
+        what: "a snapshot",
+        why: error.to_string(),
+    })
+}
+
+fn subscription(row: &Row) -> Result<Subscription, WorkerError> {
+    let definition = serde_json::from_str(row.get(1))
+        .map_err(|error| WorkerError::Corrupt { what: "a definition", why: error.to_string() })?;
+    let cursor = Cursor {
+        from: snapshot(row.get(2))?,
+        to: row.get::<_, Option<&str>>(3).map(snapshot).transpose()?,
+        after: row.get(4),
+        done: row.get(5),
+    };
+    Ok(Subscription { id: row.get(0), definition, cursor })
+}
+
+fn event(row: &Row) -> Result<Event, WorkerError> {
+    let corrupt = |what, why: String| WorkerError::Corrupt { what, why };
+    let code = char::from(row.get::<_, i8>(4).cast_unsigned());
+    Ok(Event {
+        id: row.get(0),
+        txid: row.get::<_, Xid8>(1).0,
+        at: Timestamp::try_from(row.get::<_, std::time::SystemTime>(2))
+            .map_err(|error| corrupt("a time", error.to_string()))?,
+        capture: row.get(3),
+        operation: Operation::from_code(code).ok_or_else(|| corrupt("an operation", code.to_string()))?,
+        matched: row.get::<_, VarBit>(5).0,
+        old: row.get::<_, Option<Json>>(6).map(|json| json.0),
+        new: row.get::<_, Option<Json>>(7).map(|json| json.0),
+    })
+}
+
+fn array(numbers: &[i64]) -> String {
+    format!("{{{}}}", numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+}
+
+type Boxed = Box<dyn std::error::Error + Sync + Send>;
+
+/// `xid8`: eight bytes, big end first.
+struct Xid8(Txid);
+
+impl FromSql<'_> for Xid8 {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
+        Ok(Self(Txid::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        ty.name() == "xid8" && *ty.kind() == Kind::Simple
+    }
+}
+
+/// `varbit`: the number of bits in four bytes, then the bits.
+struct VarBit(Bits);
+
+impl FromSql<'_> for VarBit {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
+        let (length, bits) = raw.split_first_chunk::<4>().ok_or("varbit without a length")?;
+        Ok(Self(Bits::new(usize::try_from(i32::from_be_bytes(*length))?, bits.to_vec())))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::VARBIT
+    }
+}
+
+/// `json` as it was stored: its own text, byte for byte.
+struct Json(String);
+
+impl FromSql<'_> for Json {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
+        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
     }
 }

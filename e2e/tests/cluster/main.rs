@@ -1,0 +1,17 @@
+//! Tests against a real cluster: the one that the kubeconfig names, with the operator installed. Each in a namespace of
+//! its own, in which only pods without privileges may run.
+
+mod admission;
+mod cluster;
+mod connection;
+mod crash;
+mod drift;
+mod forward;
+mod identifiers;
+mod numbers;
+mod output;
+mod path;
+mod scene;
+mod sharing;
+mod sinks;
+mod table;

@@ -1,0 +1,160 @@
+//! The limits that the project promises, measured here with room for a busy machine, and printed.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{
+    cluster::{eventually, text},
+    forward::forward,
+    scene::{OPERATOR, OPERATOR_NAMESPACE, ORDERS, PATIENCE, Scene, V1ALPHA1},
+};
+
+/// The value in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Resident memory of a process in a pod, in MiB, as its `/metrics` tells it.
+async fn resident(scene: &Scene, namespace: &str, selector: &str, port: u16) -> f64 {
+    let address = forward(&scene.cluster, namespace, selector, port).await;
+    let url = format!("http://{address}/metrics");
+    let metrics = eventually(PATIENCE, "metrics", async || reqwest::get(&url).await?.text().await).await;
+    let line = metrics.lines().find(|line| line.starts_with("process_resident_memory_bytes"));
+    let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse::<f64>().ok());
+    value.unwrap_or_else(|| panic!("no process_resident_memory_bytes in {metrics}")) / 1_048_576.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_system_is_quick_to_react_small_and_silent() {
+    let scene = Scene::alone("numbers").await;
+    scene.run(ORDERS).await;
+    scene.log(json!({})).await;
+    scene.trigger("order-changed", json!({"on": {"update": null, "delete": null}})).await;
+    scene.ready("EventTrigger", "order-changed").await;
+
+    let applied_to_ready = {
+        let mut times = Vec::new();
+        for n in 0..9 {
+            scene.run(&format!("CREATE TABLE t{n} (id bigint PRIMARY KEY)")).await;
+            let name = format!("t{n}");
+            let since = Instant::now();
+            scene.trigger(&name, json!({"table": {"name": name}})).await;
+            ready_soon(&scene, &name).await;
+            times.push(since.elapsed().as_secs_f64());
+        }
+        median(times)
+    };
+
+    let commit_to_post = {
+        let mut times = Vec::new();
+        for id in 1..=15_u16 {
+            // At rest: nothing to do since the last one.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            // The row's own clock, which is the node's, as the receiver's is; the commit comes after it.
+            let sql = format!(
+                "INSERT INTO orders SELECT {id}, extract(epoch FROM clock_timestamp()) * 1000000, 'new', 1, 1"
+            );
+            scene.run(&sql).await;
+            let records = scene.accepted(usize::from(id)).await;
+            let record = records.last().expect("a record");
+            let written: f64 = text(&record.json(), "/new/customer").parse().expect("a time");
+            #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 need 51 bits")]
+            times.push((record.at_us as f64 - written) / 1000.0);
+        }
+        median(times)
+    };
+
+    let labels = scene.worker_labels().await;
+    let worker = resident(&scene, &scene.namespace, &labels, WORKER_METRICS).await;
+    let operator = resident(&scene, OPERATOR_NAMESPACE, OPERATOR, OPERATOR_METRICS).await;
+    let writes = writes_at_rest(&scene).await;
+    println!("applied → Ready, p50: {:.0} ms", applied_to_ready * 1000.0);
+    println!("commit → POST when idle, p50: {commit_to_post:.1} ms");
+    println!("memory at rest: deliver {worker:.1} MiB, controller {operator:.1} MiB");
+    println!("API writes of the controller in {REST:?} with nothing changing: {}", writes.len());
+    assert!(applied_to_ready < 1.0, "{applied_to_ready} s from applied to ready");
+    assert!(commit_to_post < 20.0, "{commit_to_post} ms from commit to POST");
+    assert!(worker < 20.0, "{worker} MiB");
+    assert!(operator < 40.0, "{operator} MiB");
+    assert!(writes.is_empty(), "{writes:#?}");
+    scene.end().await;
+}
+
+/// Where the worker serves its metrics.
+const WORKER_METRICS: u16 = 8080;
+/// Where the operator serves its metrics.
+const OPERATOR_METRICS: u16 = 8080;
+/// How long the controller is watched at rest: more than one of its looks at everything.
+const REST: Duration = Duration::from_secs(20);
+
+/// As [`Scene::ready`], looking more often: this one is timed.
+async fn ready_soon(scene: &Scene, name: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let object = scene.cluster.get(&scene.namespace, V1ALPHA1, "EventTrigger", name).await.expect("it was applied");
+        let ready = super::scene::condition_of(&object, "Ready").is_some_and(|found| found["status"] == "True");
+        if ready {
+            return;
+        }
+        assert!(Instant::now() < end, "{name} is not ready: {}", object["status"]);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What the controller wrote while nothing changed, leases aside. Two judges: the versions of all objects that it could
+/// write, and the API server's audit log, if `E2E_AUDIT_LOG` names it: that shows also writes that changed nothing.
+async fn writes_at_rest(scene: &Scene) -> Vec<String> {
+    // What was done last may still be under way.
+    let mut before = versions(scene).await;
+    eventually(PATIENCE, "objects to come to rest", async || {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let now = versions(scene).await;
+        let rested = now == before;
+        before = now;
+        if rested { Ok(()) } else { Err("they still change") }
+    })
+    .await;
+    let audited = audit_log().map_or(0, |log| log.len());
+    tokio::time::sleep(REST).await;
+    let after = versions(scene).await;
+    let mut writes: Vec<String> = after.into_iter().filter(|version| !before.contains(version)).collect();
+    for line in audit_log().unwrap_or_default().get(audited..).unwrap_or_default().lines() {
+        let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
+        let by_operator = text(&entry, "/user/username").starts_with(&format!("system:serviceaccount:{OPERATOR_NAMESPACE}:"));
+        let reads = ["get", "list", "watch"].contains(&text(&entry, "/verb"));
+        let resource = text(&entry, "/objectRef/resource");
+        if by_operator && !reads && resource != "leases" {
+            writes.push(format!("{} {resource} {}", text(&entry, "/verb"), text(&entry, "/objectRef/name")));
+        }
+    }
+    writes
+}
+
+fn audit_log() -> Option<String> {
+    let path = std::env::var("E2E_AUDIT_LOG").ok()?;
+    Some(std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("E2E_AUDIT_LOG {path}: {error}")))
+}
+
+/// Name and version of every object that the controller may write.
+async fn versions(scene: &Scene) -> Vec<String> {
+    let mut all = Vec::new();
+    for (api_version, kind) in [
+        (V1ALPHA1, "EventLog"),
+        (V1ALPHA1, "EventSink"),
+        (V1ALPHA1, "EventTrigger"),
+        ("v1", "Secret"),
+        ("v1", "ConfigMap"),
+        ("v1", "ServiceAccount"),
+        ("v1", "Service"),
+        ("apps/v1", "Deployment"),
+        ("events.k8s.io/v1", "Event"),
+    ] {
+        for object in scene.cluster.list(&scene.namespace, api_version, kind).await {
+            let (name, version) = (text(&object, "/metadata/name"), text(&object, "/metadata/resourceVersion"));
+            all.push(format!("{kind} {name} at {version}"));
+        }
+    }
+    all
+}

@@ -1,0 +1,296 @@
+//! A plan becomes SQL: one function and one SQL trigger for each operation.
+//!
+//! The functions run as their owner (`SECURITY DEFINER`) without a `search_path` of their own, which would cost each
+//! statement 8 to 17 %: instead every name in them is qualified, operators too. They must not fail, ever, or the
+//! application's statement would: what names a column stands behind `shape_is`, which is false from the moment the
+//! table's columns are not those that the function was written for; then code without column names runs.
+
+use std::fmt::Write as _;
+
+use super::{Changes, Level, Plan, Shown, Wanted};
+use crate::{
+    log::Operation,
+    name::{Ident, Literal},
+};
+
+/// The statements that bring a table's capture to a plan.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Install {
+    /// `CREATE OR REPLACE FUNCTION …` and its comment and rights; takes no lock on the table.
+    pub functions: Vec<String>,
+    /// For each SQL trigger: its name, and `CREATE OR REPLACE TRIGGER …`, which blocks writers while it waits and runs.
+    pub triggers: Vec<(Ident, String)>,
+}
+
+/// Name of the SQL trigger of an operation. Triggers of one kind run in order of name: the zeros put ours before those
+/// of the application, whose own writes to the row then come later in the log, too.
+pub fn trigger_name(schema: &Ident, operation: Operation) -> Ident {
+    // Names end at 63 bytes: 3 before, at most 7 behind.
+    let mut stem = schema.as_str();
+    while stem.len() > 53 {
+        stem = &stem[..stem.len() - stem.chars().next_back().map_or(1, char::len_utf8)];
+    }
+    Ident::new(format!("00_{stem}_{}", operation.to_string().to_lowercase()))
+}
+
+/// Name of the function that captures an operation of a table.
+pub fn function_name(oid: u32, operation: Operation) -> Ident {
+    Ident::new(format!("capture_{oid}_{}", operation.to_string().to_lowercase()))
+}
+
+impl Plan {
+    /// The SQL of this plan for capture number `capture`, in the log's `schema`, filling `segment`.
+    pub fn sql(&self, schema: &Ident, segment: &Ident, capture: i32) -> Install {
+        let mut install = Install { functions: Vec::new(), triggers: Vec::new() };
+        for wanted in &self.operations {
+            let function = function_name(self.oid, wanted.operation);
+            let body = self.body(wanted, schema, segment, capture);
+            let tag = dollar_tag(&body);
+            install.functions.push(format!(
+                "CREATE OR REPLACE FUNCTION {schema}.{function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {tag}\n{body}{tag}"
+            ));
+            install.functions.push(format!("REVOKE ALL ON FUNCTION {schema}.{function}() FROM PUBLIC"));
+            install.functions.push(format!(
+                "COMMENT ON FUNCTION {schema}.{function}() IS {}",
+                Literal(&format!(
+                    "eventtrigger: captures {} of {}; generated, do not edit",
+                    wanted.operation,
+                    self.table.plain()
+                ))
+            ));
+            let name = trigger_name(schema, wanted.operation);
+            let (referencing, level) = match (wanted.level, wanted.operation) {
+                (Level::Row, _) => ("", "ROW"),
+                (Level::Statement, Operation::Delete) => (" REFERENCING OLD TABLE AS eventtrigger_rows", "STATEMENT"),
+                (Level::Statement, _) => (" REFERENCING NEW TABLE AS eventtrigger_rows", "STATEMENT"),
+            };
+            let trigger = format!(
+                "CREATE OR REPLACE TRIGGER {name} AFTER {} ON {}{referencing} FOR EACH {level} EXECUTE FUNCTION {schema}.{function}()",
+                wanted.operation, self.table
+            );
+            install.triggers.push((name, trigger));
+        }
+        install
+    }
+
+    fn body(&self, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) -> String {
+        let op = wanted.operation.code();
+        let insert = format!("INSERT INTO {schema}.{segment} (capture, op, matched, old, new)");
+        let (fast, safe) = match wanted.level {
+            Level::Statement => {
+                (self.statement(wanted, schema, Path::Fast), self.statement(wanted, schema, Path::Safe))
+            }
+            Level::Row => (self.row(wanted, schema, Path::Fast), self.row(wanted, schema, Path::Safe)),
+        };
+        let mut body = String::from("BEGIN\n");
+        let write = |body: &mut String, indent: &str, part: &Part| {
+            let Part { condition, matched, old, new, from } = part;
+            let inner = if condition.is_some() { format!("{indent}  ") } else { indent.to_owned() };
+            if let Some(condition) = condition {
+                let _ = writeln!(body, "{indent}IF {condition} THEN");
+            }
+            let _ = writeln!(body, "{inner}{insert}\n{inner}SELECT {capture}, '{op}', {matched}, {old}, {new}{from};");
+            if condition.is_some() {
+                let _ = writeln!(body, "{indent}END IF;");
+            }
+        };
+        if fast == safe {
+            write(&mut body, "  ", &fast);
+        } else {
+            let oid = self.oid;
+            let _ = writeln!(body, "  IF {schema}.shape_is('{oid}'::pg_catalog.regclass, '{}') THEN", self.shape);
+            write(&mut body, "    ", &fast);
+            body.push_str("  ELSE\n");
+            write(&mut body, "    ", &safe);
+            body.push_str("  END IF;\n");
+        }
+        body.push_str("  RETURN NULL;\nEND\n");
+        body
+    }
+
+    fn statement(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
+        // `r.*` and not `r`: a column of that name would come first.
+        let (shown, from) = match (&self.shown, path) {
+            (Shown::All, _) => ("pg_catalog.row_to_json(r.*)".to_owned(), " FROM eventtrigger_rows AS r".to_owned()),
+            (Shown::Only(names), Path::Fast) => {
+                let columns = list(names, |name| format!("r.{name}"));
+                (
+                    "pg_catalog.row_to_json(s.*)".to_owned(),
+                    format!(" FROM eventtrigger_rows AS r CROSS JOIN LATERAL (SELECT {columns}) AS s"),
+                )
+            }
+            (Shown::Only(names), Path::Safe) => {
+                (pick(schema, "pg_catalog.row_to_json(r.*)", names), " FROM eventtrigger_rows AS r".to_owned())
+            }
+        };
+        let null = "NULL".to_owned();
+        let (old, new) = if wanted.operation == Operation::Delete { (shown, null) } else { (null, shown) };
+        Part { condition: None, matched: bits(&wanted.when, |_| String::new()), old, new, from }
+    }
+
+    fn row(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
+        let has = match wanted.operation {
+            Operation::Insert => (false, true),
+            Operation::Update => (true, true),
+            Operation::Delete => (true, false),
+        };
+        let mut from = Vec::new();
+        let mut shown = |there: bool, row: &str| match (&self.shown, path) {
+            _ if !there => "NULL".to_owned(),
+            (Shown::All, _) => format!("pg_catalog.row_to_json({row})"),
+            (Shown::Only(names), Path::Fast) => {
+                let alias = if row == "OLD" { "o" } else { "n" };
+                from.push(format!("(SELECT {}) AS {alias}", list(names, |name| format!("{row}.{name} AS {name}"))));
+                format!("pg_catalog.row_to_json({alias}.*)")
+            }
+            (Shown::Only(names), Path::Safe) => pick(schema, &format!("pg_catalog.row_to_json({row})"), names),
+        };
+        let (old, new) = (shown(has.0, "OLD"), shown(has.1, "NEW"));
+        let differs = |names: &[Ident]| match path {
+            // Compares what is stored: right for NULL, for types without an equality operator, and it cannot fail.
+            Path::Fast => format!(
+                "pg_catalog.record_image_ne(ROW({}), ROW({}))",
+                list(names, |name| format!("NEW.{name}")),
+                list(names, |name| format!("OLD.{name}"))
+            ),
+            Path::Safe => {
+                format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names))
+            }
+        };
+        let mut conditions: Vec<String> = Vec::new();
+        let unconditional = wanted.when.contains(&Changes::Any);
+        for changes in &wanted.when {
+            if let Changes::Of(names) = changes {
+                let condition = differs(names);
+                if !conditions.contains(&condition) {
+                    conditions.push(condition);
+                }
+            }
+        }
+        let condition = (!unconditional && !conditions.is_empty()).then(|| conditions.join(" OR "));
+        // With a single condition, whoever has one matches when the row is written at all.
+        let matched = match (&condition, conditions.len()) {
+            (Some(_), 1) => bits(&wanted.when, |_| String::new()),
+            _ => bits(&wanted.when, differs),
+        };
+        let from = if from.is_empty() { String::new() } else { format!(" FROM {}", from.join(", ")) };
+        Part { condition, matched, old, new, from }
+    }
+}
+
+/// Which of a function's two ways: with the columns' names, or safe whatever the columns are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Path {
+    Fast,
+    Safe,
+}
+
+/// One way's INSERT.
+#[derive(Debug, Eq, PartialEq)]
+struct Part {
+    condition: Option<String>,
+    matched: String,
+    old: String,
+    new: String,
+    from: String,
+}
+
+/// The bit string of who matched. `differs` writes a condition; where it writes nothing the condition is known to hold.
+fn bits(when: &[Changes], differs: impl Fn(&[Ident]) -> String) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut fixed = String::new();
+    for changes in when {
+        let condition = match changes {
+            Changes::Of(names) => differs(names),
+            Changes::Never | Changes::Any => String::new(),
+        };
+        if condition.is_empty() {
+            fixed.push(if *changes == Changes::Never { '0' } else { '1' });
+        } else {
+            if !fixed.is_empty() {
+                parts.push(format!("B'{}'", std::mem::take(&mut fixed)));
+            }
+            parts.push(format!("CASE WHEN {condition} THEN B'1' ELSE B'0' END"));
+        }
+    }
+    if !fixed.is_empty() {
+        parts.push(format!("B'{fixed}'"));
+    }
+    parts.join(" OPERATOR(pg_catalog.||) ")
+}
+
+fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
+    names.iter().map(write).collect::<Vec<_>>().join(", ")
+}
+
+fn array(names: &[Ident]) -> String {
+    format!("ARRAY[{}]::text[]", list(names, |name| Literal(name.as_str()).to_string()))
+}
+
+fn pick(schema: &Ident, row: &str, names: &[Ident]) -> String {
+    format!("{schema}.pick({row}, {})", array(names))
+}
+
+/// A dollar quote that the body does not hold: a column's name may hold any.
+fn dollar_tag(body: &str) -> String {
+    let mut tag = String::from("$capture$");
+    while body.contains(&tag) {
+        tag.insert(tag.len() - 1, '_');
+    }
+    tag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        capture::plan::tests::{definition, facts},
+        log::definition::{Columns, Operations, Updates},
+    };
+
+    fn idents(names: &[&str]) -> Vec<Ident> {
+        names.iter().copied().map(Ident::new).collect()
+    }
+
+    fn script(plan: &Plan) -> String {
+        let Install { functions, triggers } = plan.sql(&Ident::new("eventlog"), &Ident::new("event_1"), 7);
+        functions.into_iter().chain(triggers.into_iter().map(|(_, sql)| sql)).map(|sql| sql + ";\n").collect()
+    }
+
+    #[test]
+    fn one_trigger_of_everything() {
+        insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &definition(1))])));
+    }
+
+    #[test]
+    fn two_triggers_with_columns_and_conditions() {
+        let (mut one, mut two) = (definition(1), definition(2));
+        one.on = Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), delete: false };
+        one.columns = Columns::Include(idents(&["status"]));
+        two.on = Operations { insert: false, update: Some(Updates::Of(idents(&["status", "total"]))), delete: true };
+        two.columns = Columns::Exclude(idents(&["card"]));
+        insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
+    }
+
+    #[test]
+    fn names_of_sql_triggers_fit_and_stay_distinct() {
+        let long = Ident::new("é".repeat(31));
+        for operation in [Operation::Insert, Operation::Update, Operation::Delete] {
+            let name = trigger_name(&long, operation);
+            assert!(
+                name.as_str().len() <= 63 && name.as_str().ends_with(&operation.to_string().to_lowercase()),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_column_cannot_close_the_functions_body() {
+        let mut hostile = facts();
+        hostile.columns[1].name = Ident::new("$capture$; DROP TABLE x; \"' --");
+        let mut one = definition(1);
+        one.columns = Columns::Include(vec![hostile.columns[1].name.clone()]);
+        let sql = script(&Plan::new(&hostile, [(1, &one)]));
+        assert!(sql.contains("AS $capture_$\n"), "{sql}");
+    }
+}

@@ -1,0 +1,142 @@
+//! What the catalog and the log's schema hold, read into the types of [`crate::capture`].
+
+use tokio_postgres::Transaction;
+
+use super::{Admin, AdminError, CaptureState, failed};
+use crate::{
+    capture::{Column, Kind, Problem, TableFacts, not_found},
+    log::Definition,
+    name::{Ident, ObjectName, TableName},
+};
+
+/// How many tables are looked at for near names.
+const KNOWN: i64 = 5000;
+
+impl Admin {
+    /// Looks at every captured table: one query, nothing is changed.
+    pub async fn look(&self) -> Result<Vec<CaptureState>, AdminError> {
+        let client = self.client.lock().await;
+        let rows = client
+            .query(&self.sql(include_str!("../sql/look.sql")), &[])
+            .await
+            .map_err(|source| failed("look at the captured tables", "", source))?;
+        let name = |whole: String| {
+            let (namespace, name) = whole.split_once('/').unwrap_or_default();
+            ObjectName::new(namespace, name)
+        };
+        let state = |row: tokio_postgres::Row| CaptureState {
+            table: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
+            triggers: row.get::<_, Vec<String>>(2).into_iter().map(name).collect(),
+            drift: row.get(3),
+        };
+        Ok(rows.into_iter().map(state).collect())
+    }
+
+    /// Facts of a table that this role may put SQL triggers on.
+    pub(super) async fn facts(
+        &self,
+        transaction: &Transaction<'_>,
+        table: &TableName,
+    ) -> Result<TableFacts, AdminError> {
+        let read = |source| failed(format!("read the catalog about table {}", table.plain()), &table.plain(), source);
+        let (schema, name) = (table.schema.as_str(), table.name.as_str());
+        let row = transaction
+            .query_opt(&self.sql(include_str!("../sql/facts.sql")), &[&schema, &name])
+            .await
+            .map_err(read)?;
+        let Some(row) = row else {
+            return Err(AdminError::Invalid(self.missing(transaction, table).await.map_err(read)?));
+        };
+        let kind = match row.get::<_, &str>(1) {
+            "r" => Kind::Table,
+            "p" => Kind::Partitioned,
+            "t" => Kind::Temporary,
+            "v" => Kind::View,
+            "m" => Kind::MaterializedView,
+            "f" => Kind::Foreign,
+            "s" => Kind::System,
+            _ => Kind::Other,
+        };
+        let idents = |names: Vec<String>| names.into_iter().map(Ident::new).collect::<Vec<_>>();
+        let (may, role): (bool, String) = (row.get(7), row.get(8));
+        if !may && matches!(kind, Kind::Table | Kind::Partitioned) {
+            let role = Ident::new(role);
+            return Err(AdminError::NotPermitted(format!(
+                "role {role} may not put triggers on table {}; run: GRANT TRIGGER ON {table} TO {role}",
+                table.plain()
+            )));
+        }
+        Ok(TableFacts {
+            name: table.clone(),
+            oid: row.get(0),
+            kind,
+            columns: idents(row.get(2)).into_iter().map(|name| Column { name }).collect(),
+            key: idents(row.get(3)),
+            in_hierarchy: row.get(4),
+            has_row_triggers: row.get(5),
+            shape: row.get(6),
+        })
+    }
+
+    /// There is no such table: was it renamed, or is it misspelt?
+    async fn missing(
+        &self,
+        transaction: &Transaction<'_>,
+        table: &TableName,
+    ) -> Result<Problem, tokio_postgres::Error> {
+        let (schema, name) = (table.schema.as_str(), table.name.as_str());
+        let renamed = transaction
+            .query_opt(
+                &self.sql(
+                    "SELECT n.nspname::text, c.relname::text FROM :schema.capture AS k JOIN pg_catalog.pg_class AS c ON c.oid = k.relation
+                     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                     WHERE NOT k.retired AND k.table_schema = $1 AND k.table_name = $2",
+                ),
+                &[&schema, &name],
+            )
+            .await?;
+        if let Some(row) = renamed {
+            let now = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            return Ok(Problem {
+                reason: "TableRenamed",
+                message: format!(
+                    "spec.table: {} is now called {}; its changes are still captured under the old name; rename it back, or make \
+                     an EventTrigger for the new name and delete this one",
+                    table.plain(),
+                    now.plain()
+                ),
+            });
+        }
+        let rows = transaction
+            .query(
+                "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class AS c
+                 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'information_schema'
+                   AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> $1
+                 ORDER BY n.nspname <> $2, n.nspname, c.relname LIMIT $3",
+                &[&self.schema.as_str(), &schema, &KNOWN],
+            )
+            .await?;
+        let known = rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)));
+        Ok(not_found(table, known))
+    }
+
+    /// The definitions on a table, each with its number.
+    pub(super) async fn definitions(
+        &self,
+        transaction: &Transaction<'_>,
+        table: &TableName,
+    ) -> Result<Vec<(i32, Definition)>, AdminError> {
+        let rows = transaction
+            .query(
+                &self.sql("SELECT id, definition::text FROM :schema.trigger WHERE table_schema = $1 AND table_name = $2 ORDER BY id"),
+                &[&table.schema.as_str(), &table.name.as_str()],
+            )
+            .await
+            .map_err(|source| failed("read the definitions", &table.plain(), source))?;
+        let read = |row: &tokio_postgres::Row| {
+            Ok((row.get(0), serde_json::from_str(row.get(1)).map_err(AdminError::Corrupt)?))
+        };
+        rows.iter().map(read).collect()
+    }
+}

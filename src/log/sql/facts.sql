@@ -1,0 +1,24 @@
+-- Facts of one table, by schema and name ($1, $2); no row if there is no such relation. `:schema` is replaced by the quoted name.
+SELECT c.oid,
+    CASE WHEN c.relpersistence = 't' THEN 't'
+         WHEN n.nspname IN ('pg_catalog', 'information_schema') OR n.nspname LIKE 'pg\_toast%'
+              OR c.relnamespace = ':schema'::pg_catalog.regnamespace THEN 's'
+         ELSE c.relkind::text END,
+    ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+    ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index AS i
+          CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+          JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
+          WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts ORDER BY k.place),
+    c.relispartition OR c.relhassubclass AND c.relkind = 'r'
+        OR EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid),
+    EXISTS (SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+            WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+              -- tgtype: bit 0 row, bit 1 before, bit 6 instead.
+              AND t.tgtype & 1 = 1 AND t.tgtype & 66 = 0
+              AND p.pronamespace <> ':schema'::pg_catalog.regnamespace),
+    :schema.shape(c.oid),
+    pg_catalog.has_table_privilege(c.oid, 'TRIGGER'),
+    current_user::text
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2

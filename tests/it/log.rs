@@ -1,0 +1,178 @@
+//! The log's schema and owner, its cursors and lease.
+
+use std::time::Duration;
+
+use eventtrigger::{
+    log::{Admin, Cursor, Move, OpenError, Owner, Worker, WorkerError},
+    name::ObjectName,
+};
+
+use crate::support::{Database, everything, orders, owner, schema};
+
+const TEN_SECONDS: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn opening_twice_changes_nothing_and_another_owner_is_refused() {
+    let database = Database::new().await;
+    database.admin().await;
+    database.admin().await;
+    let other = Owner { uid: "another".to_owned(), log: ObjectName::new("shop", "copy") };
+    let refused = Admin::open(&database.config, &schema(), &other).await.unwrap_err();
+    assert!(matches!(refused, OpenError::OwnedByAnother(_)) && refused.is_terminal(), "{refused}");
+    let refused = Worker::connect(&database.config, &schema(), "another").await.unwrap_err();
+    assert!(matches!(refused, WorkerError::NotOurs(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_released_log_is_taken_over_by_an_eventlog_of_the_same_name_only() {
+    let database = Database::new().await;
+    database.admin().await.release().await.unwrap();
+    let again = |name: &str| Owner { uid: "again".to_owned(), log: ObjectName::new("shop", name) };
+    assert!(Admin::open(&database.config, &schema(), &again("other")).await.is_err());
+    Admin::open(&database.config, &schema(), &again("shop")).await.unwrap();
+    assert!(Admin::open(&database.config, &schema(), &owner()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_dropped_log_leaves_no_sql_trigger_behind() {
+    let (database, admin) = Database::with_orders().await;
+    admin.install("u1", &everything("all", orders())).await.unwrap();
+    admin.drop_log().await.unwrap();
+    assert!(database.sql_triggers().await.is_empty());
+    database.run("INSERT INTO orders VALUES (1)").await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_a_missing_database_are_for_a_person_to_mend() {
+    let database = Database::new().await;
+    for wrong in [
+        eventtrigger::log::ConnectConfig { password: Some("wrong".to_owned()), ..database.config.clone() },
+        eventtrigger::log::ConnectConfig { dbname: "nowhere".to_owned(), ..database.config.clone() },
+    ] {
+        let error = Admin::open(&wrong, &schema(), &owner()).await.unwrap_err();
+        assert!(error.is_terminal(), "{error:?}");
+    }
+    let away = eventtrigger::log::ConnectConfig { port: 1, ..database.config.clone() };
+    assert!(!Admin::open(&away, &schema(), &owner()).await.unwrap_err().is_terminal());
+}
+
+#[tokio::test]
+async fn a_long_transaction_neither_holds_back_others_nor_loses_its_own_events() {
+    let (database, admin) = Database::with_orders().await;
+    admin.install("u1", &everything("all", orders())).await.unwrap();
+    let worker = database.worker().await;
+    let start = worker.pulse().await.unwrap().now;
+    let long = database.another().await;
+    long.batch_execute("BEGIN; INSERT INTO orders VALUES (1)").await.unwrap();
+    database.run("INSERT INTO orders VALUES (2)").await;
+    let middle = worker.pulse().await.unwrap().now;
+    let ids = |events: &[eventtrigger::log::Event]| events.iter().map(|event| event.id).collect::<Vec<_>>();
+    assert_eq!(ids(&worker.window(&start, &middle, 0, 100).await.unwrap()), [2]);
+    long.batch_execute("INSERT INTO orders VALUES (3); COMMIT").await.unwrap();
+    database.run("INSERT INTO orders VALUES (4)").await;
+    let end = worker.pulse().await.unwrap().now;
+    let late = worker.window(&middle, &end, 0, 100).await.unwrap();
+    assert_eq!(ids(&late), [1, 3, 4]);
+    assert_eq!(ids(&worker.window(&middle, &end, 1, 1).await.unwrap()), [3]);
+    assert!(late.iter().all(|event| end.has(event.txid) && !middle.has(event.txid)));
+    assert_eq!(late[0].new.as_deref(), Some(r#"{"id":1,"status":null,"total":null,"card":null}"#));
+    assert!(late[0].matched.has(0) && !late[0].matched.has(1));
+}
+
+#[tokio::test]
+async fn one_worker_holds_the_lease_and_a_dead_holders_is_taken_at_once() {
+    let database = Database::new().await;
+    database.admin().await;
+    let (one, two) = (database.worker().await, database.worker().await);
+    let first = one.hold(None, "one", TEN_SECONDS).await.unwrap().expect("nobody else wants it");
+    assert_eq!(one.hold(Some(first), "one", TEN_SECONDS).await.unwrap(), Some(first));
+    assert_eq!(two.hold(None, "two", TEN_SECONDS).await.unwrap(), None);
+    drop(one);
+    let second = loop {
+        // The server notices the closed connection at its own pace.
+        if let Some(lease) = two.hold(None, "two", TEN_SECONDS).await.unwrap() {
+            break lease;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(second.epoch > first.epoch);
+    two.release(second).await.unwrap();
+    let three = database.worker().await;
+    assert!(three.hold(None, "three", TEN_SECONDS).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_holder_that_stopped_is_fenced_when_its_lease_is_over() {
+    let (database, admin) = Database::with_orders().await;
+    admin.install("u1", &everything("all", orders())).await.unwrap();
+    let (stopped, next) = (database.worker().await, database.worker().await);
+    let old = stopped.hold(None, "stopped", Duration::from_millis(50)).await.unwrap().unwrap();
+    let (mut subscriptions, _) = stopped.subscriptions().await.unwrap();
+    let cursor = subscriptions.remove(0).cursor;
+    let new = loop {
+        if let Some(lease) = next.hold(None, "next", TEN_SECONDS).await.unwrap() {
+            break lease;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let step = |after| Move { subscription: 1, cursor: Cursor { after, ..cursor.clone() } };
+    assert!(matches!(stopped.commit(old, &[step(7)], &[]).await, Err(WorkerError::Fenced)));
+    assert_eq!(stopped.hold(Some(old), "stopped", TEN_SECONDS).await.unwrap(), None);
+    next.commit(new, &[step(9)], &[]).await.unwrap();
+    assert_eq!(next.subscriptions().await.unwrap().0[0].cursor.after, 9);
+}
+
+#[tokio::test]
+async fn positions_and_dead_letters_are_kept() {
+    let (database, admin) = Database::with_orders().await;
+    admin.install("u1", &everything("all", orders())).await.unwrap();
+    let worker = database.worker().await;
+    let lease = worker.hold(None, "w", TEN_SECONDS).await.unwrap().unwrap();
+    let now = worker.pulse().await.unwrap().now;
+    let cursor = Cursor { from: now.clone(), to: Some(now.clone()), after: 3, done: vec![5, 8] };
+    let letter = eventtrigger::log::DeadLetter {
+        subscription: 1,
+        event: 4,
+        attempts: 11,
+        status: Some(503),
+        error: "503 Service Unavailable".to_owned(),
+        old: None,
+        new: Some(r#"{"id": 1.50}"#.to_owned()),
+    };
+    for _ in 0..2 {
+        worker
+            .commit(lease, &[Move { subscription: 1, cursor: cursor.clone() }], std::slice::from_ref(&letter))
+            .await
+            .unwrap();
+    }
+    assert_eq!(worker.subscriptions().await.unwrap().0[0].cursor, cursor);
+    assert_eq!(worker.dead().await.unwrap(), [(ObjectName::new("shop", "all"), 1)]);
+}
+
+#[tokio::test]
+async fn a_plan_is_the_sql_that_installing_runs_and_changes_nothing() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE orders (id int PRIMARY KEY, status text)").await;
+    let definition = everything("all", orders());
+    let plan =
+        async || Admin::plan(&database.config, &schema(), &owner(), std::slice::from_ref(&definition)).await.unwrap();
+    let script = plan().await;
+    assert_eq!(plan().await, script);
+    let there = "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventlog'";
+    assert_eq!(database.client.query_one(there, &[]).await.unwrap().get::<_, i64>(0), 0);
+    // Run by hand it captures.
+    database.run(&script).await;
+    database.run("INSERT INTO orders VALUES (1)").await;
+    assert_eq!(database.logged().await, [r#"I 1 - {"id":1,"status":null}"#]);
+    database.run("DROP SCHEMA eventlog CASCADE").await;
+    let admin = database.admin().await;
+    admin.install("u1", &definition).await.unwrap();
+    assert_eq!(plan().await, "");
+    database.run("ALTER TABLE orders DISABLE TRIGGER \"00_eventlog_delete\"").await;
+    let repair = plan().await;
+    assert!(
+        repair.contains("CREATE OR REPLACE TRIGGER \"00_eventlog_delete\"")
+            && !repair.contains("TRIGGER \"00_eventlog_insert\""),
+        "{repair}"
+    );
+}

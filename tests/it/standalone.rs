@@ -1,0 +1,3 @@
+//! `run` and `plan`, with the database and the receiver real.
+
+mod embedded;
