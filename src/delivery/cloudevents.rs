@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     log::{Capture, Event, Operation, definition::Columns},
-    name::{ObjectName, TableName},
+    name::{Ident, ObjectName, TableName},
 };
 
 /// What a segment of a URI's path must not hold as it is (RFC 3986 §3.3, `pchar`).
@@ -69,16 +69,17 @@ pub(super) fn constant(log: &ObjectName, trigger: &ObjectName) -> HeaderMap {
 
 /// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none.
 pub(super) fn keys(event: &Event, capture: &Capture) -> Result<Keys<String>, NotARow> {
-    let key = |row: Option<&String>| match row {
-        Some(row) if !capture.key.is_empty() => {
-            let row = Row::parse(row)?;
-            let values: Vec<_> =
-                capture.key.iter().map(|column| segment(&row.text(column.as_str())).into_owned()).collect();
-            Ok(Some(values.join("/")))
-        }
-        _ => Ok(None),
-    };
-    Ok(Keys::of(key(event.old.as_ref())?, key(event.new.as_ref())?))
+    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, &capture.key)).transpose();
+    if capture.key.is_empty() {
+        return Ok(Keys::None);
+    }
+    Ok(Keys::of(key(&event.old)?, key(&event.new)?))
+}
+
+fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
+    let row = Row::parse(row)?;
+    let values: Vec<_> = columns.iter().map(|column| segment(&row.text(column.as_str())).into_owned()).collect();
+    Ok(values.join("/"))
 }
 
 /// All headers of an event's request. The event is named by its key after the change, a deleted one by that before.
@@ -104,23 +105,23 @@ pub(super) fn headers(target: &Target, event: &Event, table: &TableName, keys: &
 
 /// The body. Rows stand in it as the log has them, byte for byte; only columns that are not wanted are taken out.
 pub(super) fn body(event: &Event, table: &TableName, columns: &Columns) -> Result<Bytes, NotARow> {
-    let row = |row: Option<&String>| match (row, columns) {
-        (None, _) => Ok("null".to_owned().into()),
-        (Some(row), Columns::All) => Ok(Cow::Borrowed(row.as_str())),
-        (Some(row), Columns::Include(names)) => {
-            Row::parse(row).map(|row| row.keep(|column| names.iter().any(|name| name.as_str() == column)).into())
-        }
-        (Some(row), Columns::Exclude(names)) => {
-            Row::parse(row).map(|row| row.keep(|column| names.iter().all(|name| name.as_str() != column)).into())
-        }
-    };
-    let (old, new) = (row(event.old.as_ref())?, row(event.new.as_ref())?);
+    let (old, new) = (shown(event.old.as_deref(), columns)?, shown(event.new.as_deref(), columns)?);
     let (schema, name) = (json(table.schema.as_str()), json(table.name.as_str()));
     let Event { operation, txid, .. } = event;
     Ok(format!(
         r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}"}}"#
     )
     .into())
+}
+
+fn shown<'a>(row: Option<&'a str>, columns: &Columns) -> Result<Cow<'a, str>, NotARow> {
+    let Some(row) = row else { return Ok("null".into()) };
+    let shows = |column: &str, names: &[Ident]| names.iter().any(|name| name.as_str() == column);
+    Ok(match columns {
+        Columns::All => row.into(),
+        Columns::Include(names) => Row::parse(row)?.keep(|column| shows(column, names)).into(),
+        Columns::Exclude(names) => Row::parse(row)?.keep(|column| !shows(column, names)).into(),
+    })
 }
 
 fn segment(text: &str) -> Cow<'_, str> {
@@ -145,7 +146,7 @@ mod tests {
         super::target::tests::{config, definition},
         *,
     };
-    use crate::{log::Bits, name::Ident};
+    use crate::log::Bits;
 
     fn event(operation: Operation, old: Option<&str>, new: Option<&str>) -> Event {
         Event {
@@ -246,7 +247,8 @@ mod tests {
     fn columns_are_taken_out_and_the_others_keep_their_bytes(#[case] columns: Columns, #[case] kept: &str) {
         let row = r#"{"id":1, "n":1.10,"j":{"b": 1,  "b":2},"s":"x"}"#;
         let body = body(&event(Operation::Delete, Some(row), None), &TableName::new("public", "orders"), &columns);
-        let expected = r#"{"op":"DELETE","table":{"schema":"public","name":"orders"},"old":OLD,"new":null,"txid":"740"}"#;
+        let expected =
+            r#"{"op":"DELETE","table":{"schema":"public","name":"orders"},"old":OLD,"new":null,"txid":"740"}"#;
         assert_eq!(body.unwrap(), expected.replace("OLD", kept));
     }
 }

@@ -166,7 +166,8 @@ impl Work {
     /// Starts an attempt.
     fn send(&mut self, ticket: Ticket) {
         let Some(load) = self.loads.get_mut(&ticket) else { return };
-        let target = self.courier.target.borrow_and_update().clone();
+        // Not marked as seen: the loop is to learn of a change too.
+        let target = self.courier.target.borrow().clone();
         let Order { event, capture, .. } = &load.order;
         let body = match cloudevents::body(event, &capture.table, &target.columns) {
             Ok(body) => body,

@@ -267,7 +267,8 @@ mod tests {
                 Some(to) => to.clone(),
                 None if self.long && ledger.room() != Room::Drained => return false,
                 None => {
-                    let Some(next) = history.cuts.iter().find(|cut| **cut != **ledger.from() && ledger.from().is_within(cut))
+                    let Some(next) =
+                        history.cuts.iter().find(|cut| **cut != **ledger.from() && ledger.from().is_within(cut))
                     else {
                         return false;
                     };
@@ -277,12 +278,14 @@ mod tests {
             };
             let from = ledger.from().clone();
             let after = ledger.after();
-            let mut found: Vec<_> = history.events.iter().filter(|(id, txid)| to.has(*txid) && !from.has(*txid) && *id > after).collect();
+            let mut found: Vec<_> =
+                history.events.iter().filter(|(id, txid)| to.has(*txid) && !from.has(*txid) && *id > after).collect();
             found.sort_unstable();
             let ends = found.len() < page;
             found.truncate(page);
             let last = found.last().map_or(after, |(id, _)| *id);
-            let ids: Vec<_> = found.into_iter().filter(|(id, txid)| ledger.wants(&event(*id, *txid))).map(|(id, _)| *id).collect();
+            let ids: Vec<_> =
+                found.into_iter().filter(|(id, txid)| ledger.wants(&event(*id, *txid))).map(|(id, _)| *id).collect();
             let receipts = ledger.hand(Handout { to: &to, last, ends, ids: ids.clone() });
             self.long |= !ends;
             self.out.extend(ids.into_iter().zip(receipts));
@@ -362,9 +365,14 @@ mod tests {
         let first = ledger.hand(Handout { to: &Arc::new(cut(2, 2, "")), last: 499, ends: true, ids: page(0) });
         assert_eq!(ledger.room(), Room::Some);
         let mut receipts = first[1..].to_vec();
-        for n in 1..=4 {
+        for n in 1..=4_i64 {
             let xid = 2 + n.unsigned_abs();
-            receipts.extend(ledger.hand(Handout { to: &Arc::new(cut(xid, xid, "")), last: 0, ends: true, ids: page(n) }));
+            receipts.extend(ledger.hand(Handout {
+                to: &Arc::new(cut(xid, xid, "")),
+                last: 0,
+                ends: true,
+                ids: page(n),
+            }));
             assert_eq!(ledger.room(), Room::None);
             receipts.drain(..).for_each(|receipt| ledger.settle(receipt));
         }

@@ -60,7 +60,11 @@ impl Metrics {
             "Events read from the log and neither delivered nor given up",
             metrics.unfinished.clone(),
         );
-        registry.register("delivery_passes", "Independent readers of the log; 1 if all keep up", metrics.passes.clone());
+        registry.register(
+            "delivery_passes",
+            "Independent readers of the log; 1 if all keep up",
+            metrics.passes.clone(),
+        );
         registry.register(
             "delivery_held_triggers",
             "Triggers that cannot be delivered until something is configured",

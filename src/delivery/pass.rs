@@ -107,7 +107,10 @@ impl Pass {
 
     /// Whether it may merge with others that are near.
     pub(super) fn is_near(&self, room: impl Fn(i32) -> Room) -> bool {
-        self.to.is_none() && !self.reading && !self.long && self.members.iter().all(|&member| room(member) >= Room::Some)
+        self.to.is_none()
+            && !self.reading
+            && !self.long
+            && self.members.iter().all(|&member| room(member) >= Room::Some)
     }
 
     /// Takes in the members of another pass; both are near.

@@ -50,12 +50,7 @@ pub enum Error {
 
 /// Delivers one log's events until `shutdown`; then lets attempts under way end and returns. A failing database is
 /// waited for.
-pub async fn run(
-    config: Config,
-    options: Options,
-    monitor: Monitor,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
+pub async fn run(config: Config, options: Options, monitor: Monitor, shutdown: CancellationToken) -> Result<(), Error> {
     let mut worker = Delivery { client: sender::client()?, config, options, monitor, shutdown, failures: 0 };
     let mut known = None;
     loop {

@@ -52,11 +52,12 @@ pub(super) async fn post(client: &Client, target: &Target, headers: HeaderMap, b
             let status = response.status();
             // Read also after a success: only a connection that is read to the end can be used again.
             let text = beginning(response).await;
-            match status.is_success() {
-                true => (Ending::Status(status.as_u16()), String::new()),
-                false if text.is_empty() => (Ending::Status(status.as_u16()), status.to_string()),
-                false => (Ending::Status(status.as_u16()), format!("{status}: {text}")),
-            }
+            let detail = match text.as_str() {
+                _ if status.is_success() => String::new(),
+                "" => status.to_string(),
+                text => format!("{status}: {text}"),
+            };
+            (Ending::Status(status.as_u16()), detail)
         }
         Err(error) if error.is_timeout() => {
             (Ending::Timeout, format!("no response within {}", humantime::format_duration(target.policy.timeout)))

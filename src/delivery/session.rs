@@ -136,7 +136,8 @@ pub(super) async fn run(
 ) -> Result<(), WorkerError> {
     let (sender, mut reports) = mpsc::unbounded_channel();
     let Monitor { metrics, tally, .. } = given.monitor;
-    let office = Office { client: given.client.clone(), metrics: metrics.clone(), tally: tally.clone(), reports: sender };
+    let office =
+        Office { client: given.client.clone(), metrics: metrics.clone(), tally: tally.clone(), reports: sender };
     let mut session = Session {
         gauges: Gauges::new(metrics),
         office: Arc::new(office),
@@ -208,7 +209,9 @@ impl Session<'_> {
 
     /// Waits for the commit that is on its way, if there is one.
     async fn committed(&mut self) -> Result<(), WorkerError> {
-        while self.committing && let Some(io) = self.io.next().await {
+        while self.committing
+            && let Some(io) = self.io.next().await
+        {
             if let Io::Committed(_) = io {
                 self.come_back(io)?;
             }
@@ -307,7 +310,8 @@ impl Session<'_> {
                 }
                 None => {
                     let ledger = Ledger::new(&cursor);
-                    let member = Member { definition, target, ledger, state: State::Resting, unsaved: Unsaved::Nothing };
+                    let member =
+                        Member { definition, target, ledger, state: State::Resting, unsaved: Unsaved::Nothing };
                     self.members.insert(id, member);
                 }
             }
@@ -584,9 +588,10 @@ struct Start {
 
 impl Start {
     fn of<'a>(members: impl Iterator<Item = (i32, &'a Ledger)> + Clone) -> Option<Self> {
-        let oldest = members.clone().map(|(_, ledger)| ledger.from()).reduce(|oldest, from| {
-            if !Arc::ptr_eq(oldest, from) && from.is_within(oldest) { from } else { oldest }
-        })?;
+        let oldest = members
+            .clone()
+            .map(|(_, ledger)| ledger.from())
+            .reduce(|oldest, from| if !Arc::ptr_eq(oldest, from) && from.is_within(oldest) { from } else { oldest })?;
         let beyond = |from: &Arc<Snapshot>| Arc::ptr_eq(oldest, from) || oldest.is_within(from);
         let apart = members.clone().filter(|(_, ledger)| !beyond(ledger.from())).map(|(id, _)| id).collect();
         let after = members.map(|(_, ledger)| ledger.after()).min()?;

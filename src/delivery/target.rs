@@ -113,10 +113,9 @@ impl Secrets {
         match source {
             Source::Literal(value) => HeaderValue::from_str(value).map_err(invalid),
             Source::Secret(secret) => {
-                let text = known.get(secret).ok_or_else(|| Hold::MissingSecret {
-                    name: name.to_owned(),
-                    secret: secret.0.clone(),
-                })?;
+                let text = known
+                    .get(secret)
+                    .ok_or_else(|| Hold::MissingSecret { name: name.to_owned(), secret: secret.0.clone() })?;
                 let mut value = HeaderValue::from_str(text).map_err(invalid)?;
                 value.set_sensitive(true);
                 // `Bearer abc` must not come back as `abc` either.

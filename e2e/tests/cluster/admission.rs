@@ -133,12 +133,18 @@ async fn a_trigger_names_operations_and_columns_once_and_in_one_way() {
     ])
     .await;
     rejects([
-        (trigger("t", json!({"on": {"insert": null, "update": null, "delete": null}})), ["spec.on", "at least one of insert, update and delete"]),
+        (
+            trigger("t", json!({"on": {"insert": null, "update": null, "delete": null}})),
+            ["spec.on", "at least one of insert, update and delete"],
+        ),
         (trigger("t", json!({"on": {"upsert": {}}})), ["on", "upsert"]),
         (trigger("t", json!({"on": {"update": {"columns": []}}})), ["spec.on.update.columns", "at least 1"]),
         (trigger("t", json!({"on": {"update": {"columns": ["a", "a"]}}})), ["spec.on.update.columns", "\"a\""]),
         (trigger("t", json!({"columns": {}})), ["spec.columns", "exactly one of include and exclude"]),
-        (trigger("t", json!({"columns": {"include": ["a"], "exclude": ["b"]}})), ["spec.columns", "exactly one of include and exclude"]),
+        (
+            trigger("t", json!({"columns": {"include": ["a"], "exclude": ["b"]}})),
+            ["spec.columns", "exactly one of include and exclude"],
+        ),
         (trigger("t", json!({"table": {"name": ""}})), ["spec.table.name", "at least 1"]),
         (trigger("t", json!({"table": {"name": null}})), ["spec.table.name", "Required"]),
         (trigger("t", json!({"eventLogRef": null})), ["spec.eventLogRef", "Required"]),
@@ -150,8 +156,14 @@ async fn a_trigger_names_operations_and_columns_once_and_in_one_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_takes_durations_in_both_spellings_and_nothing_else() {
     accepts([
-        trigger("t", json!({"delivery": {"retry": 0, "backoffPolicy": "linear", "backoffDelay": "PT0.5S", "timeout": "1m30s"}})),
-        trigger("t", json!({"delivery": {"backoffPolicy": "exponential", "backoffDelay": "200ms", "backoffMax": "PT5M"}})),
+        trigger(
+            "t",
+            json!({"delivery": {"retry": 0, "backoffPolicy": "linear", "backoffDelay": "PT0.5S", "timeout": "1m30s"}}),
+        ),
+        trigger(
+            "t",
+            json!({"delivery": {"backoffPolicy": "exponential", "backoffDelay": "200ms", "backoffMax": "PT5M"}}),
+        ),
     ])
     .await;
     rejects([

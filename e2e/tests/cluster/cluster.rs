@@ -75,7 +75,8 @@ impl Cluster {
     /// Writes a status, as the controller of another project would.
     pub async fn set_status(&self, namespace: &str, api_version: &str, kind: &str, name: &str, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
-        let written = self.api(namespace, api_version, kind).await.patch_status(name, &PatchParams::default(), &patch).await;
+        let written =
+            self.api(namespace, api_version, kind).await.patch_status(name, &PatchParams::default(), &patch).await;
         written.unwrap_or_else(|error| panic!("failed to write the status of {kind} {name}: {error}"));
     }
 
@@ -156,8 +157,7 @@ impl Cluster {
     pub async fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<String, String> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         let params = AttachParams::default().stdout(true).stderr(true);
-        let mut process =
-            pods.exec(pod, command.iter().copied(), &params).await.map_err(|error| error.to_string())?;
+        let mut process = pods.exec(pod, command.iter().copied(), &params).await.map_err(|error| error.to_string())?;
         let (mut out, mut err) = (String::new(), String::new());
         let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
         let (mut stdout, mut stderr) = (stdout.ok_or("no stdout")?, stderr.ok_or("no stderr")?);
@@ -206,7 +206,11 @@ pub async fn eventually<T, E: Display>(
 }
 
 /// Fails as soon as `look` finds something wrong, for as long as `length`.
-pub async fn steadily<F: Future<Output = Result<(), String>>>(length: Duration, what: &str, mut look: impl FnMut() -> F) {
+pub async fn steadily<F: Future<Output = Result<(), String>>>(
+    length: Duration,
+    what: &str,
+    mut look: impl FnMut() -> F,
+) {
     let end = Instant::now() + length;
     while Instant::now() < end {
         if let Err(why) = look().await {
