@@ -1,10 +1,8 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use clap::{Parser, Subcommand};
 
-use clap::{Args, Parser, Subcommand};
-
-use crate::{standalone, telemetry};
+use crate::{controller, deliver, standalone, telemetry};
 
 /// Reliable eventing for PostgreSQL: rows change, services are told.
 #[derive(Debug, Parser)]
@@ -34,19 +32,7 @@ pub enum Command {
     /// Print the CRDs, for kubectl apply -f -.
     Crds,
     /// The operator: install what resources in a cluster want, and run its delivery workers.
-    Controller(crate::controller::Options),
+    Controller(controller::Options),
     /// A delivery worker; the controller starts it.
-    Deliver(DeliverOptions),
-}
-
-/// What a delivery worker is told.
-#[derive(Args, Clone, Debug)]
-pub struct DeliverOptions {
-    /// File with the connection and the values of Secrets, as JSON; the controller writes it.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-
-    /// Address to serve /livez, /readyz and /metrics at.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
-    pub listen: SocketAddr,
+    Deliver(deliver::DeliverOptions),
 }

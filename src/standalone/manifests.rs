@@ -201,7 +201,8 @@ impl Loader<'_> {
             self.known(&at, &kind, name, value);
         } else {
             let address = value.pointer("/status/address/url").and_then(Value::as_str).map(str::to_owned);
-            if address.is_none() {
+            // A Namespace stands at the head of many a file, and there is nothing to say about it.
+            if address.is_none() && kind != "Namespace" {
                 let (line, object) = (document.line(""), at.object.as_deref().unwrap_or(&kind));
                 self.found.notes.push(format!("{file}:{line}: {object} is of no use here; ignored"));
             }

@@ -12,6 +12,8 @@ mod table;
 mod tended;
 mod wanted;
 
+use std::process::ExitCode;
+
 pub use database::DatabaseError;
 pub use options::{Input, Leftovers, PlanOptions, RunOptions};
 pub use plan::plan;
@@ -29,6 +31,15 @@ pub enum Ending {
     Success,
     /// Not.
     Failure,
+}
+
+impl From<Ending> for ExitCode {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Success => Self::SUCCESS,
+            Ending::Failure => Self::FAILURE,
+        }
+    }
 }
 
 /// Reads and checks the manifests; says every mistake. `None` if there was one.

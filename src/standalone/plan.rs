@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     Ending, checked,
     database::Database,
@@ -15,9 +17,12 @@ use crate::{
 };
 
 /// Prints the SQL, and changes nothing.
-pub async fn plan(options: PlanOptions) -> anyhow::Result<Ending> {
+pub async fn plan(options: PlanOptions, shutdown: CancellationToken) -> anyhow::Result<Ending> {
     let Some((manifests, logs)) = checked(&options.input).await? else { return Ok(Ending::Failure) };
-    let database = Database::open(&options.input).await?;
+    let database = tokio::select! {
+        database = Database::open(&options.input) => database?,
+        () = shutdown.cancelled() => return Ok(Ending::Failure),
+    };
     let config = database.config();
     let (mut script, mut mistakes) = (String::new(), Vec::new());
     for log in &logs {

@@ -57,6 +57,13 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
     Ok(ending)
 }
 
+/// Why there may be something to do or to tell.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wake {
+    Round,
+    Delivery,
+}
+
 type Server = tokio::task::JoinHandle<io::Result<()>>;
 
 async fn tend(
@@ -73,22 +80,22 @@ async fn tend(
     let mut rounds = tokio::time::interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        let wake = tokio::select! {
             () = stop.cancelled() => return Ok((Ending::Success, server)),
-            _ = rounds.tick() => {
-                let round = join_all(logs.iter_mut().map(Tended::tend));
-                tokio::select! {
-                    _ = round => {}
-                    () = stop.cancelled() => return Ok((Ending::Success, server)),
-                }
-                for log in &mut *logs {
-                    log.deliver(metrics, stop);
-                }
-                if let Some(listener) = listener.take_if(|_| logs.iter().all(|log| log.progress().is_some())) {
-                    server = Some(tokio::spawn(server::serve(listener, readiness(logs), registry.clone(), stop.clone())));
-                }
+            _ = rounds.tick() => Wake::Round,
+            _ = select_all(logs.iter_mut().map(|log| Box::pin(log.changed()))) => Wake::Delivery,
+        };
+        if wake == Wake::Round {
+            tokio::select! {
+                _ = join_all(logs.iter_mut().map(Tended::tend)) => {}
+                () = stop.cancelled() => return Ok((Ending::Success, server)),
             }
-            _ = select_all(logs.iter_mut().map(|log| Box::pin(log.changed()))) => {}
+            for log in &mut *logs {
+                log.deliver(metrics, stop);
+            }
+            if let Some(listener) = listener.take_if(|_| logs.iter().all(|log| log.progress().is_some())) {
+                server = Some(tokio::spawn(server::serve(listener, readiness(logs), registry.clone(), stop.clone())));
+            }
         }
         table.print(logs.iter().flat_map(Tended::rows).collect(), &mut io::stdout().lock())?;
         if options.until_idle {

@@ -169,9 +169,12 @@ impl Tended {
 
     /// Waits until delivery has something new to tell; for ever, if there is none.
     pub(super) async fn changed(&mut self) {
-        match &mut self.delivery {
-            Some(delivery) if delivery.progress.changed().await.is_ok() => {}
-            _ => std::future::pending().await,
+        let told = match &mut self.delivery {
+            Some(delivery) => delivery.progress.changed().await.is_ok(),
+            None => false,
+        };
+        if !told {
+            std::future::pending().await
         }
     }
 

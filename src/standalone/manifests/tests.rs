@@ -194,9 +194,9 @@ fn a_list_is_its_items_and_other_kinds_are_left_alone() {
     assert_eq!(wrong.len(), 1);
     assert!(wrong[0].starts_with("shop.yaml:14: EventTrigger shop/paid: spec.on.isnert:"), "{wrong:?}");
 
-    let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
-    let found = load_one(&format!("{GOOD}{namespace}"), &settings()).unwrap();
-    assert_eq!(found.notes, ["shop.yaml:15: Namespace shop/shop is of no use here; ignored"]);
+    let others = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    let found = load_one(&format!("{GOOD}{others}"), &settings()).unwrap();
+    assert_eq!(found.notes, ["shop.yaml:15: ConfigMap shop/shop is of no use here; ignored"]);
 }
 
 #[test]
