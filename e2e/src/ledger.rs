@@ -122,7 +122,12 @@ impl fmt::Display for Verdict {
         let examples = [("lost", lost), ("unexpected", unexpected), ("misordered", misordered), ("renamed", renamed)];
         for (what, changes) in examples {
             for Change { key, step } in changes.iter().take(3) {
-                write!(f, "\n  {what}: row {key}, version {}{}", step / 2, if step % 2 == 0 { "" } else { ", deleted" })?;
+                write!(
+                    f,
+                    "\n  {what}: row {key}, version {}{}",
+                    step / 2,
+                    if step % 2 == 0 { "" } else { ", deleted" }
+                )?;
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 use crate::ledger::Change;
 
 /// How long a server may be away before the writer gives up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How the writer goes about it.
 #[derive(Clone, Debug)]

@@ -167,7 +167,11 @@ impl Stage {
         let missed = self.receiver.count().received;
         until("deliveries after the restart", || self.receiver.count().received > missed + 300).await?;
         let more = writer.stop().await.context("the writer failed")?;
-        println!("Started again. The writer stopped after {} rows and {} rollbacks.", more.changes.len(), more.rolled_back);
+        println!(
+            "Started again. The writer stopped after {} rows and {} rollbacks.",
+            more.changes.len(),
+            more.rolled_back
+        );
         self.written.extend(more.changes);
         self.all_arrived().await
     }
@@ -188,7 +192,8 @@ impl Stage {
 
     /// Waits until the table has its SQL triggers.
     async fn captured(&mut self) -> Result<()> {
-        let sql = "SELECT string_agg(tgname, ', ') FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND NOT tgisinternal";
+        let sql =
+            "SELECT string_agg(tgname, ', ') FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND NOT tgisinternal";
         let end = Instant::now() + DEADLINE;
         loop {
             let row = self.client.query_one(sql, &[]).await.context("failed to look for SQL triggers")?;

@@ -21,7 +21,7 @@ fn sink(spec: Value) -> Value {
 async fn accepts(objects: impl IntoIterator<Item = Value>) {
     let cluster = Cluster::connect().await;
     for object in objects {
-        let applied = cluster.dry_run("default", &object).await;
+        let applied = cluster.dry_run_create("default", &object).await;
         applied.unwrap_or_else(|error| panic!("{object} is refused: {error}"));
     }
 }
@@ -30,7 +30,7 @@ async fn accepts(objects: impl IntoIterator<Item = Value>) {
 async fn rejects<const N: usize>(cases: impl IntoIterator<Item = (Value, [&str; N])>) {
     let cluster = Cluster::connect().await;
     for (object, words) in cases {
-        let message = match cluster.dry_run("default", &object).await {
+        let message = match cluster.dry_run_create("default", &object).await {
             Ok(_) => panic!("{object} is taken"),
             Err(kube::Error::Api(status)) => status.message,
             Err(error) => panic!("{object}: {error}"),
@@ -54,7 +54,7 @@ async fn an_event_log_says_how_to_connect_in_exactly_one_way() {
         log(json!({"connection": with_port})),
         log(json!({"connection": tls("verify-full")})),
         log(json!({"connection": {"tls": {"mode": "require"}}})),
-        log(json!({"schema": "Mein Log", "tables": [{"schema": "public", "name": "*"}]})),
+        log(json!({"schema": "order_log", "tables": [{"schema": "public", "name": "*"}]})),
         log(json!({"delivery": {"replicas": 2, "resources": {"limits": {"memory": "64Mi"}}}, "reclaimPolicy": "Delete"})),
     ])
     .await;
@@ -80,6 +80,7 @@ async fn an_event_logs_own_mistakes_are_refused() {
     rejects([
         (log(json!({"schema": "pg_log"})), ["spec.schema", "belong to PostgreSQL"]),
         (log(json!({"schema": ""})), ["spec.schema", "at least 1"]),
+        (log(json!({"schema": "Mein Log"})), ["spec.schema", "Mein Log"]),
         (log(json!({"schema": "n".repeat(64)})), ["spec.schema", "63"]),
         (log(json!({"tables": []})), ["spec.tables", "at least 1"]),
         (log(json!({"tables": [{"name": "orders"}]})), ["spec.tables[0].schema", "Required"]),
@@ -133,12 +134,18 @@ async fn a_trigger_names_operations_and_columns_once_and_in_one_way() {
     ])
     .await;
     rejects([
-        (trigger("t", json!({"on": {"insert": null, "update": null, "delete": null}})), ["spec.on", "at least one of insert, update and delete"]),
+        (
+            trigger("t", json!({"on": {"insert": null, "update": null, "delete": null}})),
+            ["spec.on", "at least one of insert, update and delete"],
+        ),
         (trigger("t", json!({"on": {"upsert": {}}})), ["on", "upsert"]),
         (trigger("t", json!({"on": {"update": {"columns": []}}})), ["spec.on.update.columns", "at least 1"]),
         (trigger("t", json!({"on": {"update": {"columns": ["a", "a"]}}})), ["spec.on.update.columns", "\"a\""]),
         (trigger("t", json!({"columns": {}})), ["spec.columns", "exactly one of include and exclude"]),
-        (trigger("t", json!({"columns": {"include": ["a"], "exclude": ["b"]}})), ["spec.columns", "exactly one of include and exclude"]),
+        (
+            trigger("t", json!({"columns": {"include": ["a"], "exclude": ["b"]}})),
+            ["spec.columns", "exactly one of include and exclude"],
+        ),
         (trigger("t", json!({"table": {"name": ""}})), ["spec.table.name", "at least 1"]),
         (trigger("t", json!({"table": {"name": null}})), ["spec.table.name", "Required"]),
         (trigger("t", json!({"eventLogRef": null})), ["spec.eventLogRef", "Required"]),
@@ -150,8 +157,14 @@ async fn a_trigger_names_operations_and_columns_once_and_in_one_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_takes_durations_in_both_spellings_and_nothing_else() {
     accepts([
-        trigger("t", json!({"delivery": {"retry": 0, "backoffPolicy": "linear", "backoffDelay": "PT0.5S", "timeout": "1m30s"}})),
-        trigger("t", json!({"delivery": {"backoffPolicy": "exponential", "backoffDelay": "200ms", "backoffMax": "PT5M"}})),
+        trigger(
+            "t",
+            json!({"delivery": {"retry": 0, "backoffPolicy": "linear", "backoffDelay": "PT0.5S", "timeout": "1m30s"}}),
+        ),
+        trigger(
+            "t",
+            json!({"delivery": {"backoffPolicy": "exponential", "backoffDelay": "200ms", "backoffMax": "PT5M"}}),
+        ),
     ])
     .await;
     rejects([
@@ -215,7 +228,7 @@ async fn every_sample_is_taken() {
             // Its own namespace may not exist here.
             let mut object = object;
             object["metadata"]["namespace"] = json!("default");
-            let taken = cluster.dry_run("default", &object).await;
+            let taken = cluster.dry_run_create("default", &object).await;
             taken.unwrap_or_else(|error| panic!("{}: {error}", entry.display()));
             seen += 1;
         }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Display,
-    future::Future,
     time::{Duration, Instant},
 };
 
@@ -62,6 +61,15 @@ impl Cluster {
         self.patch(namespace, object, PatchParams::apply(FIELD_MANAGER)).await
     }
 
+    /// `kubectl apply --dry-run=server` of an object that is not there yet: what kubectl sends by default.
+    pub async fn dry_run_create(&self, namespace: &str, object: &Value) -> Result<Value, kube::Error> {
+        let resource = self.api_of(object, namespace).await?;
+        let url = format!("{}?dryRun=All&fieldValidation=Strict&fieldManager={FIELD_MANAGER}", resource.resource_url());
+        let body = serde_json::to_vec(object).expect("an object is JSON");
+        let request = http::Request::post(url).header("content-type", "application/json").body(body);
+        self.client.request(request.expect("a request")).await
+    }
+
     /// `kubectl apply --server-side --dry-run=server`.
     pub async fn dry_run(&self, namespace: &str, object: &Value) -> Result<DynamicObject, kube::Error> {
         self.patch(namespace, object, PatchParams::apply(FIELD_MANAGER).dry_run()).await
@@ -75,7 +83,8 @@ impl Cluster {
     /// Writes a status, as the controller of another project would.
     pub async fn set_status(&self, namespace: &str, api_version: &str, kind: &str, name: &str, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
-        let written = self.api(namespace, api_version, kind).await.patch_status(name, &PatchParams::default(), &patch).await;
+        let written =
+            self.api(namespace, api_version, kind).await.patch_status(name, &PatchParams::default(), &patch).await;
         written.unwrap_or_else(|error| panic!("failed to write the status of {kind} {name}: {error}"));
     }
 
@@ -156,8 +165,7 @@ impl Cluster {
     pub async fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<String, String> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         let params = AttachParams::default().stdout(true).stderr(true);
-        let mut process =
-            pods.exec(pod, command.iter().copied(), &params).await.map_err(|error| error.to_string())?;
+        let mut process = pods.exec(pod, command.iter().copied(), &params).await.map_err(|error| error.to_string())?;
         let (mut out, mut err) = (String::new(), String::new());
         let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
         let (mut stdout, mut stderr) = (stdout.ok_or("no stdout")?, stderr.ok_or("no stderr")?);
@@ -202,16 +210,5 @@ pub async fn eventually<T, E: Display>(
             Err(why) if Instant::now() > end => panic!("waited {deadline:?} for {what}; at last: {why}"),
             Err(_) => tokio::time::sleep(PERIOD).await,
         }
-    }
-}
-
-/// Fails as soon as `look` finds something wrong, for as long as `length`.
-pub async fn steadily<F: Future<Output = Result<(), String>>>(length: Duration, what: &str, mut look: impl FnMut() -> F) {
-    let end = Instant::now() + length;
-    while Instant::now() < end {
-        if let Err(why) = look().await {
-            panic!("{what} did not last: {why}");
-        }
-        tokio::time::sleep(PERIOD).await;
     }
 }

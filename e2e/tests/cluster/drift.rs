@@ -44,14 +44,17 @@ async fn a_deleted_trigger_takes_its_sql_objects_with_it_and_the_application_goe
     scene.accepted(1).await;
     scene.cluster.delete(&scene.namespace, V1ALPHA1, "EventTrigger", "order-changed").await;
     assert_eq!(enabled(&scene).await, Vec::<String>::new());
-    scene.run("INSERT INTO orders VALUES (2, 'a', 'new', 1, 1); UPDATE orders SET status = 'b'; DELETE FROM orders").await;
+    scene
+        .run("INSERT INTO orders VALUES (2, 'a', 'new', 1, 1); UPDATE orders SET status = 'b'; DELETE FROM orders")
+        .await;
     let functions = "SELECT count(*) FROM pg_proc WHERE prorettype = 'trigger'::regtype AND pronamespace = 'eventlog'::regnamespace";
     let left: i64 = scene.database.query_one(functions, &[]).await.expect("count functions").get(0);
     assert_eq!(left, 0, "capture functions were left behind");
 
     // With reclaimPolicy Delete the log goes, too.
     scene.cluster.delete(&scene.namespace, V1ALPHA1, "EventLog", "shop").await;
-    let row = scene.database.query_one("SELECT to_regnamespace('eventlog')::text", &[]).await.expect("look for the log");
+    let row =
+        scene.database.query_one("SELECT to_regnamespace('eventlog')::text", &[]).await.expect("look for the log");
     assert_eq!(row.get::<_, Option<String>>(0), None);
     scene.end().await;
 }

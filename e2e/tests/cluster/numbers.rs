@@ -53,9 +53,8 @@ async fn an_idle_system_is_quick_to_react_small_and_silent() {
             // At rest: nothing to do since the last one.
             tokio::time::sleep(Duration::from_millis(300)).await;
             // The row's own clock, which is the node's, as the receiver's is; the commit comes after it.
-            let sql = format!(
-                "INSERT INTO orders SELECT {id}, extract(epoch FROM clock_timestamp()) * 1000000, 'new', 1, 1"
-            );
+            let sql =
+                format!("INSERT INTO orders SELECT {id}, extract(epoch FROM clock_timestamp()) * 1000000, 'new', 1, 1");
             scene.run(&sql).await;
             let records = scene.accepted(usize::from(id)).await;
             let record = records.last().expect("a record");
@@ -122,7 +121,8 @@ async fn writes_at_rest(scene: &Scene) -> Vec<String> {
     let mut writes: Vec<String> = after.into_iter().filter(|version| !before.contains(version)).collect();
     for line in audit_log().unwrap_or_default().get(audited..).unwrap_or_default().lines() {
         let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
-        let by_operator = text(&entry, "/user/username").starts_with(&format!("system:serviceaccount:{OPERATOR_NAMESPACE}:"));
+        let by_operator =
+            text(&entry, "/user/username").starts_with(&format!("system:serviceaccount:{OPERATOR_NAMESPACE}:"));
         let reads = ["get", "list", "watch"].contains(&text(&entry, "/verb"));
         let resource = text(&entry, "/objectRef/resource");
         if by_operator && !reads && resource != "leases" {

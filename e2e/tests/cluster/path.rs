@@ -108,7 +108,9 @@ async fn a_suspended_trigger_keeps_events_until_it_is_resumed() {
     scene.ready("EventTrigger", "beside").await;
     scene.run("INSERT INTO orders SELECT n, 'a', 'new', 1, 1 FROM generate_series(1, 20) n").await;
     // When the one beside has got them, the suspended one would have, too.
-    let of = |records: &[Record], name: &str| records.iter().filter(|it| header(it, "ce-eventtrigger").ends_with(name)).count();
+    let of = |records: &[Record], name: &str| {
+        records.iter().filter(|it| header(it, "ce-eventtrigger").ends_with(name)).count()
+    };
     let records = scene.accepted(20).await;
     assert_eq!((of(&records, "/beside"), of(&records, "/order-changed")), (20, 0));
     scene.trigger("order-changed", json!({"suspend": false})).await;

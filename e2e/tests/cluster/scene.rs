@@ -89,7 +89,8 @@ impl Scene {
         let ((mut config, uri), receiver) = tokio::join!(database, receiver);
         let address = forward(&cluster, &server, POSTGRES, 5432).await;
         config.host(address.ip().to_string()).port(address.port());
-        let client = eventually(PATIENCE, "a connection to the database", async || writer::connect(&config).await).await;
+        let client =
+            eventually(PATIENCE, "a connection to the database", async || writer::connect(&config).await).await;
         let scene = Self { cluster, namespace, config, database: client, receiver, server, _turn: turn };
         scene.secret("database", &[("uri", &uri)]).await;
         scene
@@ -114,7 +115,8 @@ impl Scene {
             "reclaimPolicy": "Delete",
         });
         merge(&mut spec, more);
-        self.apply(json!({"apiVersion": V1ALPHA1, "kind": "EventLog", "metadata": {"name": "shop"}, "spec": spec})).await;
+        self.apply(json!({"apiVersion": V1ALPHA1, "kind": "EventLog", "metadata": {"name": "shop"}, "spec": spec}))
+            .await;
     }
 
     /// Applies an EventTrigger on public.orders that sends everything to the receiver; `more` is laid over its spec.
@@ -124,7 +126,8 @@ impl Scene {
 
     /// Applies an EventSink.
     pub async fn sink(&self, name: &str, spec: Value) {
-        self.apply(json!({"apiVersion": V1ALPHA1, "kind": "EventSink", "metadata": {"name": name}, "spec": spec})).await;
+        self.apply(json!({"apiVersion": V1ALPHA1, "kind": "EventSink", "metadata": {"name": name}, "spec": spec}))
+            .await;
     }
 
     /// Waits until an object says that it is ready, for this generation.
@@ -141,13 +144,7 @@ impl Scene {
     }
 
     /// Waits until a condition of the newest generation is as wanted; returns the object.
-    pub async fn condition(
-        &self,
-        kind: &str,
-        name: &str,
-        condition: &str,
-        wanted: impl Fn(&Value) -> bool,
-    ) -> Value {
+    pub async fn condition(&self, kind: &str, name: &str, condition: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(PATIENCE, &format!("{condition} of {kind} {name} in {}", self.namespace), async || {
             let object = self.cluster.get(&self.namespace, V1ALPHA1, kind, name).await.ok_or("it does not exist")?;
             let found = condition_of(&object, condition).cloned().unwrap_or_default();
@@ -321,7 +318,7 @@ async fn serve(cluster: &Cluster, namespace: &str) {
         .replace("postgres.default", &format!("postgres.{namespace}"))
         .replace("localhost/eventtrigger-postgres:15", &image);
     cluster.apply_manifests(namespace, &yaml).await;
-    eventually(Duration::from_secs(120), "PostgreSQL", async || cluster.ready_pod(namespace, POSTGRES).await).await;
+    eventually(Duration::from_mins(2), "PostgreSQL", async || cluster.ready_pod(namespace, POSTGRES).await).await;
 }
 
 /// An image, which an environment variable may choose.

@@ -27,8 +27,11 @@ async fn two_triggers_on_a_table_share_one_row_of_the_log_and_each_gets_its_own_
     let scene = Scene::new("sharing").await;
     scene.run(ORDERS).await;
     scene.log(json!({})).await;
-    scene.trigger("news", json!({"on": {"update": null, "delete": null}, "columns": {"include": ["id", "total"]}})).await;
-    let paid = json!({"on": {"insert": null, "update": {"columns": ["status"]}}, "columns": {"include": ["id", "status"]}});
+    scene
+        .trigger("news", json!({"on": {"update": null, "delete": null}, "columns": {"include": ["id", "total"]}}))
+        .await;
+    let paid =
+        json!({"on": {"insert": null, "update": {"columns": ["status"]}}, "columns": {"include": ["id", "status"]}});
     scene.trigger("paid", paid).await;
     for name in ["news", "paid"] {
         scene.ready("EventTrigger", name).await;

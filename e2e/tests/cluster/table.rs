@@ -74,7 +74,8 @@ async fn a_table_that_the_event_log_does_not_allow_is_refused_until_it_does() {
     scene.log(json!({"tables": [{"schema": "public", "name": "invoice*"}]})).await;
     scene.trigger("allowed", json!({"table": {"name": "invoice_items"}})).await;
     scene.ready("EventTrigger", "allowed").await;
-    refused(&scene, "order-changed", json!({}), "TableNotAllowed", &["public.orders", "tables", "public.invoice*"]).await;
+    refused(&scene, "order-changed", json!({}), "TableNotAllowed", &["public.orders", "tables", "public.invoice*"])
+        .await;
     assert!(sql_triggers(&scene).await.iter().all(|name| name.starts_with("invoice_items.")));
     scene.log(json!({"tables": [{"schema": "public", "name": "*"}]})).await;
     scene.ready("EventTrigger", "order-changed").await;
