@@ -1,11 +1,29 @@
 //! The meaning of a resource: specs and the objects they name become connections and definitions. The controller and
 //! `run` share all of it; they differ in where [`Objects`] come from.
 
-use std::future::Future;
+mod connection;
+mod definition;
+mod headers;
+mod secret;
+mod service;
+mod sink;
+mod table;
+#[cfg(test)]
+mod testing;
+
+use std::{collections::BTreeMap, fmt, future::Future};
 
 use k8s_openapi::api::core::v1::{Secret, Service};
 
-use crate::api::{EventLog, EventSink};
+use crate::{
+    api::{EventLog, EventSink},
+    log::definition::SecretName,
+};
+
+pub use connection::connection;
+pub use definition::{Resolved, definition};
+pub use sink::{Target, destination, event_sink};
+pub use table::table_allowed;
 
 /// Where the objects that a resource names are found: the API server, or a folder of manifests.
 pub trait Objects: Send + Sync {
@@ -47,4 +65,49 @@ pub struct Problem {
     pub reason: &'static str,
     /// Field, value and remedy, in one sentence.
     pub message: String,
+}
+
+impl Problem {
+    /// Of a reason and a sentence.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// Values of the Secrets that headers come from. `Debug` leaves the values out.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub struct Secrets(pub BTreeMap<SecretName, String>);
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Why a step of resolving ends early. Only inside: outside, a problem is a value and a failed lookup is an error.
+#[derive(Debug)]
+enum Stop {
+    Problem(Problem),
+    Lookup(LookupError),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<LookupError> for Stop {
+    fn from(error: LookupError) -> Self {
+        Self::Lookup(error)
+    }
+}
+
+/// Parts what the user must change from what trying again may cure.
+fn part<T>(outcome: Result<T, Stop>) -> Result<Result<T, Problem>, LookupError> {
+    match outcome {
+        Ok(value) => Ok(Ok(value)),
+        Err(Stop::Problem(problem)) => Ok(Err(problem)),
+        Err(Stop::Lookup(error)) => Err(error),
+    }
 }

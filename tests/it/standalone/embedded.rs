@@ -106,7 +106,8 @@ async fn a_folder_of_another_version_is_refused_and_left_alone() {
     let folder = Folder::new("version");
     Embedded::start(folder.options()).await.unwrap().stop().await.unwrap();
     let refused = Embedded::start(Options { major: Major::V16, ..folder.options() }).await.unwrap_err();
-    let expected = format!("{} was made by PostgreSQL 15; pass --postgres 15, or another --data-dir", folder.0.display());
+    let expected =
+        format!("{} was made by PostgreSQL 15; pass --postgres 15, or another --data-dir", folder.0.display());
     assert_eq!(refused.to_string(), expected);
     Embedded::start(folder.options()).await.unwrap().stop().await.unwrap();
 }

@@ -1,0 +1,165 @@
+//! An EventLog's connection.
+
+use kube::ResourceExt;
+
+use super::{LookupError, Objects, Problem, Stop, part, secret};
+use crate::{
+    api::{Connection, EventLog, TlsMode, ValueSource},
+    log::{ConnectConfig, ConnectError},
+};
+
+const INVALID: &str = "InvalidConnection";
+
+/// How to reach the database of `log`. `tls` comes before what the URI says.
+pub async fn connection(
+    log: &EventLog,
+    objects: &impl Objects,
+) -> Result<Result<ConnectConfig, Problem>, LookupError> {
+    part(resolve(&log.namespace().unwrap_or_default(), &log.spec.connection, objects).await)
+}
+
+async fn resolve(namespace: &str, connection: &Connection, objects: &impl Objects) -> Result<ConnectConfig, Stop> {
+    let Connection { uri, host, port, dbname, user, password, tls } = connection;
+    let mode = tls.as_ref().map(|tls| tls.mode);
+    let ca = match tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
+        Some(ca) => Some(secret::value(objects, namespace, "connection.tls.ca", &ca.secret_key_ref).await?),
+        None => None,
+    };
+    if let Some(uri) = uri {
+        let text = secret::value(objects, namespace, "connection.uri", &uri.secret_key_ref).await?;
+        // A URI holds no white space, but a Secret made from a file ends with a line break.
+        return Ok(ConnectConfig::from_uri(text.trim(), mode, ca).map_err(|error| invalid(&error))?);
+    }
+    let read = Parts { namespace, objects };
+    Ok(ConnectConfig {
+        host: read.needed("connection.host", host.as_ref()).await?,
+        port: match read.optional("connection.port", port.as_ref()).await? {
+            Some(value) => number(&value, port.as_ref().and_then(|port| port.value.as_deref()))?,
+            None => 5432,
+        },
+        dbname: read.needed("connection.dbname", dbname.as_ref()).await?,
+        user: read.needed("connection.user", user.as_ref()).await?,
+        password: match password {
+            // As it is: a password may hold anything.
+            Some(source) => Some(read.raw("connection.password", source).await?),
+            None => None,
+        },
+        tls: mode.unwrap_or(TlsMode::Prefer),
+        ca,
+    })
+}
+
+/// Neither variant repeats the URI, which holds a password.
+fn invalid(error: &ConnectError) -> Problem {
+    let field = if matches!(error, ConnectError::Ca(_)) { "connection.tls.ca" } else { "connection.uri" };
+    Problem::new(INVALID, format!("{field}: {error}"))
+}
+
+/// `shown` is what the manifest itself says. A Secret's value is not repeated: its key may be the password's by mistake.
+fn number(port: &str, shown: Option<&str>) -> Result<u16, Problem> {
+    port.parse().ok().filter(|&port| port != 0).ok_or_else(|| {
+        let port = shown.map_or("the Secret's value".to_owned(), |shown| format!("{shown:?}"));
+        Problem::new(INVALID, format!("connection.port: {port} is not a port; write a number from 1 to 65535"))
+    })
+}
+
+/// Reads the fields of a connection, each written in place or kept in a Secret.
+struct Parts<'a, O> {
+    namespace: &'a str,
+    objects: &'a O,
+}
+
+impl<O: Objects> Parts<'_, O> {
+    async fn raw(&self, field: &str, source: &ValueSource) -> Result<String, Stop> {
+        match (&source.value, &source.secret_key_ref) {
+            (Some(value), None) => Ok(value.clone()),
+            (None, Some(selector)) => secret::value(self.objects, self.namespace, field, selector).await,
+            _ => Err(Problem::new(INVALID, format!("{field}: set exactly one of value and secretKeyRef")).into()),
+        }
+    }
+
+    async fn optional(&self, field: &str, source: Option<&ValueSource>) -> Result<Option<String>, Stop> {
+        let Some(source) = source else { return Ok(None) };
+        let value = self.raw(field, source).await?;
+        // Not repeated: it may be a secret that was put under the wrong name.
+        let fault = match value.trim() {
+            "" => "is empty",
+            trimmed if trimmed.contains(char::is_control) => "holds a control character",
+            trimmed => return Ok(Some(trimmed.to_owned())),
+        };
+        Err(Problem::new(INVALID, format!("{field}: the value {fault}; correct it")).into())
+    }
+
+    async fn needed(&self, field: &str, source: Option<&ValueSource>) -> Result<String, Stop> {
+        let missing = || Problem::new(INVALID, format!("{field}: without connection.uri it is needed; set it")).into();
+        self.optional(field, source).await?.ok_or_else(missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::resolve::testing::{Manifests, parse};
+
+    const SECRETS: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: db, namespace: shop}
+stringData: {host: "db.shop.svc\n", port: "6432", password: "p w\n", empty: " ", word: five}
+"#;
+
+    fn log(connection: &str) -> EventLog {
+        parse(&format!(
+            "apiVersion: eventtrigger.dev/v1alpha1\nkind: EventLog\nmetadata: {{name: shop, namespace: shop}}\nspec: {{connection: {connection}}}"
+        ))
+    }
+
+    async fn resolved(connection: &str) -> Result<ConnectConfig, Problem> {
+        super::connection(&log(connection), &Manifests::new(SECRETS)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn parts_come_from_the_manifest_or_from_secrets() {
+        let config = resolved(
+            "{host: {secretKeyRef: {name: db, key: host}}, port: {secretKeyRef: {name: db, key: port}}, dbname: {value: shop}, user: {value: app}, password: {secretKeyRef: {name: db, key: password}}, tls: {mode: require}}",
+        )
+        .await
+        .unwrap();
+        let expected = ConnectConfig {
+            host: "db.shop.svc".to_owned(),
+            port: 6432,
+            dbname: "shop".to_owned(),
+            user: "app".to_owned(),
+            password: Some("p w\n".to_owned()),
+            tls: TlsMode::Require,
+            ca: None,
+        };
+        assert!(config == expected);
+    }
+
+    #[tokio::test]
+    async fn port_and_encryption_have_the_defaults_of_postgres_clients() {
+        let config = resolved("{host: {value: h}, dbname: {value: d}, user: {value: u}}").await.unwrap();
+        assert_eq!((config.port, config.tls), (5432, TlsMode::Prefer));
+    }
+
+    #[rstest]
+    #[case("{uri: {secretKeyRef: {name: app, key: uri}}}", "SecretNotFound", r#"connection.uri: there is no Secret shop/app; create it with a key "uri""#)]
+    #[case("{uri: {secretKeyRef: {name: db, key: uri}}}", "SecretKeyNotFound", r#"connection.uri: Secret shop/db has no key "uri"; it has: empty, host, password, port, word"#)]
+    #[case("{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {value: '70000'}}", INVALID, r#"connection.port: "70000" is not a port; write a number from 1 to 65535"#)]
+    #[case("{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {secretKeyRef: {name: db, key: word}}}", INVALID, "connection.port: the Secret's value is not a port; write a number from 1 to 65535")]
+    #[case("{host: {secretKeyRef: {name: db, key: empty}}, dbname: {value: d}, user: {value: u}}", INVALID, "connection.host: the value is empty; correct it")]
+    #[case("{host: {value: h}, user: {value: u}}", INVALID, "connection.dbname: without connection.uri it is needed; set it")]
+    #[case("{host: {value: h}, dbname: {value: d}, user: {value: u}, tls: {mode: verify-full, ca: {secretKeyRef: {name: ca, key: ca.crt}}}}", "SecretNotFound", r#"connection.tls.ca: there is no Secret shop/ca; create it with a key "ca.crt""#)]
+    #[tokio::test]
+    async fn a_problem_names_field_value_and_remedy(
+        #[case] connection: &str,
+        #[case] reason: &str,
+        #[case] message: &str,
+    ) {
+        let problem = resolved(connection).await.map(|config| config.to_string()).unwrap_err();
+        assert_eq!((problem.reason, problem.message.as_str()), (reason, message));
+    }
+}

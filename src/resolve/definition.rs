@@ -1,0 +1,129 @@
+//! An EventTrigger becomes the definition that the log's schema holds.
+
+use kube::ResourceExt;
+
+use super::{LookupError, Objects, Problem, Secrets, sink};
+use crate::{
+    api::{self, EventTrigger, EventTriggerSpec},
+    log::definition::{Columns, Definition, Operations, Policy, Updates},
+    name::{Ident, ObjectName, TableName},
+};
+
+/// An EventTrigger with everything it names.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// What to install. Without a sink while there is none: capture goes on, so that nothing is lost meanwhile.
+    pub definition: Definition,
+    /// Why there is no sink.
+    pub sink: Result<(), Problem>,
+    /// The values of the headers that come from Secrets.
+    pub secrets: Secrets,
+}
+
+/// What `trigger` wants. Whether its EventLog allows the table is for [`super::table_allowed`].
+pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Result<Resolved, LookupError> {
+    let namespace = trigger.namespace().unwrap_or_default();
+    let EventTriggerSpec { event_log_ref: _, table, on, columns, sink, delivery, suspend, reclaim_policy: _ } =
+        &trigger.spec;
+    let own = delivery.clone().unwrap_or_default();
+    let (sink, delivery, secrets, outcome) = match sink::destination(sink, &namespace, objects).await? {
+        Ok(target) => (Some(target.sink), own.over(&target.delivery), target.secrets, Ok(())),
+        Err(problem) => (None, own, Secrets::default(), Err(problem)),
+    };
+    let definition = Definition {
+        trigger: ObjectName::new(namespace, trigger.name_any()),
+        table: TableName::new(&table.schema, &table.name),
+        on: operations(on),
+        columns: columns.as_ref().map_or(Columns::All, shown),
+        sink,
+        policy: Policy::from_api(&delivery),
+        suspend: *suspend,
+    };
+    Ok(Resolved { definition, sink: outcome, secrets })
+}
+
+fn operations(api::Operations { insert, update, delete }: &api::Operations) -> Operations {
+    let updates = |update: &api::Update| match &update.columns {
+        None => Updates::All,
+        Some(columns) => Updates::Of(idents(columns)),
+    };
+    Operations { insert: insert.is_some(), update: update.as_ref().map(updates), delete: delete.is_some() }
+}
+
+fn shown(api::Columns { include, exclude }: &api::Columns) -> Columns {
+    match (include, exclude) {
+        (Some(include), _) => Columns::Include(idents(include)),
+        (None, Some(exclude)) => Columns::Exclude(idents(exclude)),
+        (None, None) => Columns::All,
+    }
+}
+
+fn idents(names: &[String]) -> Vec<Ident> {
+    names.iter().map(Ident::new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        api::BackoffPolicy,
+        log::definition::Sink,
+        resolve::testing::{Manifests, parse},
+    };
+
+    const SINK: &str = r#"
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: billing, namespace: shop}
+spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy: linear, timeout: PT2S}}
+"#;
+
+    fn trigger(spec: &str) -> EventTrigger {
+        parse(&format!(
+            "apiVersion: eventtrigger.dev/v1alpha1\nkind: EventTrigger\nmetadata: {{name: paid, namespace: shop}}\nspec: {spec}"
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_trigger_is_laid_over_its_sink_and_that_over_the_defaults() {
+        let trigger = trigger(
+            "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}}, columns: {exclude: [card]}, \
+             sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
+        );
+        let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
+        let expected = Definition {
+            trigger: ObjectName::new("shop", "paid"),
+            table: TableName::new("public", "Orders"),
+            on: Operations {
+                insert: true,
+                update: Some(Updates::Of(vec![Ident::new("status")])),
+                delete: false,
+            },
+            columns: Columns::Exclude(vec![Ident::new("card")]),
+            sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), headers: Vec::new() }),
+            policy: Policy {
+                retry: 5,
+                backoff: BackoffPolicy::Linear,
+                delay: Duration::from_secs(1),
+                max: Duration::from_mins(5),
+                timeout: Duration::from_secs(2),
+            },
+            suspend: true,
+        };
+        assert_eq!(resolved.definition, expected);
+        assert_eq!(resolved.sink, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_trigger_without_a_sink_is_captured_all_the_same() {
+        let trigger = trigger(
+            "{eventLogRef: {name: shop}, table: {name: orders}, on: {delete: {}}, sink: {ref: {kind: EventSink, name: gone}}}",
+        );
+        let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
+        assert_eq!(resolved.definition.sink, None);
+        assert!(resolved.definition.on.delete);
+        assert_eq!(resolved.sink.unwrap_err().reason, "SinkNotFound");
+    }
+}

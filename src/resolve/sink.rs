@@ -1,0 +1,365 @@
+//! Where events go: a `Destination` and the objects it names become a URL, headers and a policy.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use url::Url;
+
+use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, service};
+use crate::{
+    api::{self, Destination, DestinationRef, EventSink},
+    log::definition::{Header, Sink},
+};
+
+const CROSS_NAMESPACE: &str = "CrossNamespaceNotAllowed";
+const INVALID: &str = "InvalidSink";
+const NOT_ALLOWED: &str = "SinkNotAllowed";
+const NOT_FOUND: &str = "SinkNotFound";
+const NO_ADDRESS: &str = "AddressNotReady";
+
+/// A sink whose every part has been found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// Where to send, and with which headers.
+    pub sink: Sink,
+    /// The policy of the EventSink, if it is one.
+    pub delivery: api::Delivery,
+    /// The values of the headers that come from Secrets.
+    pub secrets: Secrets,
+}
+
+/// The sink of an EventTrigger in `namespace`.
+pub async fn destination(
+    destination: &Destination,
+    namespace: &str,
+    objects: &impl Objects,
+) -> Result<Result<Target, Problem>, LookupError> {
+    part(of_destination(destination, namespace, objects).await)
+}
+
+/// An EventSink itself.
+pub async fn event_sink(
+    sink: &EventSink,
+    objects: &impl Objects,
+) -> Result<Result<Target, Problem>, LookupError> {
+    part(of_event_sink(sink, objects).await)
+}
+
+async fn of_destination(
+    destination: &Destination,
+    namespace: &str,
+    objects: &impl Objects,
+) -> Result<Target, Stop> {
+    let Destination { reference, uri } = destination;
+    let place = Place { namespace, prefix: "sink.", objects };
+    match reference {
+        Some(reference) if is_event_sink(reference) => {
+            let mut target = place.referred_event_sink(reference).await?;
+            target.sink.url = place.join(&target.sink.url, uri.as_deref())?;
+            Ok(target)
+        }
+        _ => Ok(Target {
+            sink: Sink { url: place.url(reference.as_ref(), uri.as_deref()).await?, headers: Vec::new() },
+            delivery: api::Delivery::default(),
+            secrets: Secrets::default(),
+        }),
+    }
+}
+
+async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Target, Stop> {
+    let namespace = sink.namespace().unwrap_or_default();
+    let place = Place { namespace: &namespace, prefix: "", objects };
+    if sink.spec.reference.as_ref().is_some_and(is_event_sink) {
+        return Err(Problem::new(INVALID, "ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to").into());
+    }
+    let url = place.url(sink.spec.reference.as_ref(), sink.spec.uri.as_deref()).await?;
+    let (headers, secrets): (Vec<Header>, _) = headers::headers(&sink.spec.headers, &namespace, objects).await?;
+    Ok(Target { sink: Sink { url, headers }, delivery: sink.spec.delivery.clone().unwrap_or_default(), secrets })
+}
+
+fn is_event_sink(reference: &DestinationRef) -> bool {
+    let group = reference.api_version.as_deref().map(|version| version.split('/').next().unwrap_or_default());
+    reference.kind == "EventSink" && group.is_none_or(|group| group == api::GROUP)
+}
+
+/// Where a destination stands: the namespace and the field that its messages name.
+struct Place<'a, O> {
+    namespace: &'a str,
+    prefix: &'static str,
+    objects: &'a O,
+}
+
+impl<O: Objects> Place<'_, O> {
+    async fn url(&self, reference: Option<&DestinationRef>, uri: Option<&str>) -> Result<String, Stop> {
+        match (reference, uri) {
+            (Some(reference), uri) => Ok(self.join(&self.address(reference).await?, uri)?),
+            (None, Some(uri)) => Ok(self.absolute(uri)?),
+            (None, None) => {
+                let field = if self.prefix.is_empty() { "spec" } else { "sink" };
+                Err(Problem::new(INVALID, format!("{field}: set ref, uri or both")).into())
+            }
+        }
+    }
+
+    fn absolute(&self, uri: &str) -> Result<String, Problem> {
+        let fault = match Url::parse(uri) {
+            Ok(url) if !matches!(url.scheme(), "http" | "https") => "is neither http nor https".to_owned(),
+            // Not repeated: it may hold a password.
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                let message = format!("{}uri: holds a user or password; send them as a header from a Secret", self.prefix);
+                return Err(Problem::new(INVALID, message));
+            }
+            Ok(url) => return Ok(url.into()),
+            Err(error) => format!("is not an absolute URI ({error})"),
+        };
+        let message = format!("{}uri: {uri:?} {fault}; write it as http://billing.example.com/orders", self.prefix);
+        Err(Problem::new(INVALID, message))
+    }
+
+    /// `base` with `uri` resolved against it (RFC 3986 §5.2). It stays on the base's host: a reference names where
+    /// events may go, and `//elsewhere`, or a spelling of it that URL parsers also take (`/\elsewhere`), must not
+    /// lead away from it.
+    fn join(&self, base: &str, uri: Option<&str>) -> Result<String, Problem> {
+        let invalid = |message: String| Problem::new(INVALID, format!("{}{message}", self.prefix));
+        let base = Url::parse(base).map_err(|error| invalid(format!("ref: its address {base:?} is not a URL ({error})")))?;
+        let Some(uri) = uri else { return Ok(base.into()) };
+        let joined = base.join(uri).map_err(|error| invalid(format!("uri: {uri:?} is not a URI ({error})")))?;
+        if joined.origin() != base.origin() || !joined.username().is_empty() || joined.password().is_some() {
+            let message = "with ref, it must be a path relative to it, such as /hooks/orders; for an absolute URI leave ref out";
+            return Err(invalid(format!("uri: {message}")));
+        }
+        Ok(joined.into())
+    }
+
+    async fn address(&self, reference: &DestinationRef) -> Result<String, Stop> {
+        let DestinationRef { api_version, kind, name, namespace, port } = reference;
+        let Self { prefix, objects, .. } = self;
+        let field = format!("{prefix}ref");
+        let namespace = namespace.as_deref().unwrap_or(self.namespace);
+        if namespace != self.namespace {
+            let message = format!(
+                "{field}.namespace: {kind} {namespace}/{name} is in another namespace; make an EventSink in {namespace} \
+                 that refers to it and whose allowedNamespaces has {:?}, and refer to that",
+                self.namespace
+            );
+            return Err(Problem::new(CROSS_NAMESPACE, message).into());
+        }
+        let missing = || {
+            let message = format!("{field}: there is no {kind} {namespace}/{name}; create it, or correct the name");
+            Stop::from(Problem::new(NOT_FOUND, message))
+        };
+        if kind == "Service" && matches!(api_version.as_deref(), None | Some("v1")) {
+            if let Some(url) = objects.service_url(namespace, name) {
+                return Ok(url);
+            }
+            let mut found = objects.service(namespace, name).await?.ok_or_else(missing)?;
+            found.metadata = ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.to_owned()), ..found.metadata };
+            return Ok(service::url(&found, &field, port.as_ref())?);
+        }
+        if port.is_some() {
+            return Err(Problem::new(INVALID, format!("{field}.port: only a Service has ports; leave it out for a {kind}")).into());
+        }
+        let Some(api_version) = api_version else {
+            let message = format!("{field}.apiVersion: say which {kind} is meant, such as eventing.knative.dev/v1");
+            return Err(Problem::new(INVALID, message).into());
+        };
+        let found = objects.address(api_version, kind, namespace, name).await?.ok_or_else(missing)?;
+        let Some(url) = found else {
+            let message = format!("{field}: {kind} {namespace}/{name} has no status.address.url yet; see its own status");
+            return Err(Problem::new(NO_ADDRESS, message).into());
+        };
+        Ok(url)
+    }
+
+    /// An EventSink resolves in its own namespace, with its own Secrets, and says who may use it.
+    async fn referred_event_sink(&self, reference: &DestinationRef) -> Result<Target, Stop> {
+        let DestinationRef { api_version: _, kind: _, name, namespace, port } = reference;
+        if port.is_some() {
+            return Err(Problem::new(INVALID, format!("{}ref.port: an EventSink has its own; leave it out", self.prefix)).into());
+        }
+        let namespace = namespace.as_deref().unwrap_or(self.namespace);
+        let field = format!("{}ref", self.prefix);
+        let found = self.objects.sink(namespace, name).await?;
+        let target = if namespace == self.namespace {
+            let missing = || {
+                let message = format!("{field}: there is no EventSink {namespace}/{name}; create it, or correct the name");
+                Problem::new(NOT_FOUND, message)
+            };
+            of_event_sink(&found.ok_or_else(missing)?, self.objects).await
+        } else {
+            // One answer for both cases: whether it exists is not for everybody to know.
+            let refused = || {
+                let message = format!(
+                    "{field}: EventSink {namespace}/{name} does not exist or does not allow namespace {here}; add {here:?} \
+                     to its allowedNamespaces",
+                    here = self.namespace
+                );
+                Problem::new(NOT_ALLOWED, message)
+            };
+            let sink = found.filter(|sink| allows(sink, self.namespace)).ok_or_else(refused)?;
+            of_event_sink(&sink, self.objects).await
+        };
+        target.map_err(|stop| match stop {
+            Stop::Problem(Problem { reason, message }) => {
+                Problem { reason, message: format!("EventSink {namespace}/{name}: {message}") }.into()
+            }
+            lookup @ Stop::Lookup(_) => lookup,
+        })
+    }
+}
+
+fn allows(sink: &EventSink, namespace: &str) -> bool {
+    sink.spec.allowed_namespaces.iter().any(|allowed| allowed == "*" || allowed == namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{
+        log::definition::{HeaderValue, SecretName},
+        resolve::testing::{Manifests, from_yaml},
+    };
+
+    const WORLD: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: billing, namespace: shop}
+spec: {ports: [{port: 8080, name: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: vault, namespace: bank}
+spec: {ports: [{port: 443}]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys, namespace: bank}
+stringData: {token: Bearer t0p, line: "x\n", text: "ü"}
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: pay, namespace: bank}
+spec:
+  ref: {kind: Service, name: vault}
+  uri: /pay/in
+  headers: [{name: Authorization, valueFrom: {secretKeyRef: {name: keys, key: token}}}, {name: X-From, value: shop}]
+  delivery: {retry: 3}
+  allowedNamespaces: [shop]
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: closed, namespace: bank}
+spec: {uri: "http://bank.example.com/"}
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: line, namespace: bank}
+spec: {uri: "http://bank.example.com/", headers: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: line}}}]}
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: text, namespace: bank}
+spec: {uri: "http://bank.example.com/", headers: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: text}}}]}
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: keyless, namespace: bank}
+spec: {uri: "http://bank.example.com/", headers: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: gone}}}], allowedNamespaces: ["*"]}
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: loop, namespace: bank}
+spec: {ref: {kind: EventSink, name: pay}}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: default, namespace: shop}
+status: {address: {url: "http://broker.knative.svc/shop/default"}}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: new, namespace: shop}
+"#;
+
+    async fn resolved(namespace: &str, destination: &str) -> Result<Target, Problem> {
+        super::destination(&from_yaml(destination), namespace, &Manifests::new(WORLD)).await.unwrap()
+    }
+
+    #[rstest]
+    #[case("{uri: 'https://billing.example.com/a?b=c'}", "https://billing.example.com/a?b=c")]
+    #[case("{ref: {apiVersion: v1, kind: Service, name: billing}}", "http://billing.shop.svc:8080/")]
+    #[case("{ref: {kind: Service, name: billing, port: http}, uri: /hooks/orders}", "http://billing.shop.svc:8080/hooks/orders")]
+    #[case("{ref: {kind: Service, name: billing}, uri: 'hooks?x=1'}", "http://billing.shop.svc:8080/hooks?x=1")]
+    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default}}", "http://broker.knative.svc/shop/default")]
+    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default}, uri: other}", "http://broker.knative.svc/shop/other")]
+    #[case("{ref: {apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, name: pay, namespace: bank}}", "https://vault.bank.svc/pay/in")]
+    #[case("{ref: {kind: EventSink, name: pay, namespace: bank}, uri: out}", "https://vault.bank.svc/pay/out")]
+    #[tokio::test]
+    async fn a_destination_becomes_a_url(#[case] destination: &str, #[case] url: &str) {
+        assert_eq!(resolved("shop", destination).await.unwrap().sink.url, url);
+    }
+
+    #[tokio::test]
+    async fn an_event_sink_brings_its_headers_policy_and_secrets() {
+        let target = resolved("shop", "{ref: {kind: EventSink, name: pay, namespace: bank}}").await.unwrap();
+        let secret = SecretName("bank/keys/token".to_owned());
+        let headers = vec![
+            Header { name: "Authorization".to_owned(), value: HeaderValue::Secret(secret.clone()) },
+            Header { name: "X-From".to_owned(), value: HeaderValue::Literal("shop".to_owned()) },
+        ];
+        assert_eq!(target.sink.headers, headers);
+        assert_eq!(target.delivery.retry, Some(3));
+        assert_eq!(target.secrets.0.get(&secret).map(String::as_str), Some("Bearer t0p"));
+        assert!(!format!("{target:?}").contains("t0p"));
+    }
+
+    #[rstest]
+    #[case("{}", INVALID, "sink: set ref, uri or both")]
+    #[case("{uri: /x}", INVALID, r#"sink.uri: "/x" is not an absolute URI (relative URL without a base); write it as http://billing.example.com/orders"#)]
+    #[case("{uri: 'ftp://h/x'}", INVALID, r#"sink.uri: "ftp://h/x" is neither http nor https; write it as http://billing.example.com/orders"#)]
+    #[case("{uri: 'http://u:secret@h/x'}", INVALID, "sink.uri: holds a user or password; send them as a header from a Secret")]
+    #[case("{ref: {kind: Service, name: gone}}", NOT_FOUND, "sink.ref: there is no Service shop/gone; create it, or correct the name")]
+    #[case("{ref: {kind: Service, name: vault, namespace: bank}}", CROSS_NAMESPACE, r#"sink.ref.namespace: Service bank/vault is in another namespace; make an EventSink in bank that refers to it and whose allowedNamespaces has "shop", and refer to that"#)]
+    #[case("{ref: {kind: EventSink, name: gone}}", NOT_FOUND, "sink.ref: there is no EventSink shop/gone; create it, or correct the name")]
+    #[case("{ref: {kind: EventSink, name: closed, namespace: bank}}", NOT_ALLOWED, r#"sink.ref: EventSink bank/closed does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
+    #[case("{ref: {kind: EventSink, name: gone, namespace: bank}}", NOT_ALLOWED, r#"sink.ref: EventSink bank/gone does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
+    #[case("{ref: {kind: EventSink, name: keyless, namespace: bank}}", "SecretKeyNotFound", r#"EventSink bank/keyless: headers[0].valueFrom: Secret bank/keys has no key "gone"; it has: line, text, token"#)]
+    #[case("{ref: {kind: EventSink, name: pay, port: 80}}", INVALID, "sink.ref.port: an EventSink has its own; leave it out")]
+    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: new}}", NO_ADDRESS, "sink.ref: Broker shop/new has no status.address.url yet; see its own status")]
+    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: gone}}", NOT_FOUND, "sink.ref: there is no Broker shop/gone; create it, or correct the name")]
+    #[case("{ref: {kind: Broker, name: default}}", INVALID, "sink.ref.apiVersion: say which Broker is meant, such as eventing.knative.dev/v1")]
+    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default, port: 80}}", INVALID, "sink.ref.port: only a Service has ports; leave it out for a Broker")]
+    #[tokio::test]
+    async fn a_problem_names_field_value_and_remedy(
+        #[case] destination: &str,
+        #[case] reason: &str,
+        #[case] message: &str,
+    ) {
+        let problem = resolved("shop", destination).await.unwrap_err();
+        assert_eq!((problem.reason, problem.message.as_str()), (reason, message));
+    }
+
+    #[rstest]
+    #[case("//evil.example.com/x")]
+    #[case("/\\\\evil.example.com/x")]
+    #[case("\\\\\\\\evil.example.com/x")]
+    #[case("http://evil.example.com/x")]
+    #[case("/\\t/evil.example.com/x")]
+    #[case("https:evil.example.com")]
+    #[tokio::test]
+    async fn a_relative_uri_never_leaves_the_host_that_the_reference_names(#[case] uri: &str) {
+        let problem = resolved("shop", &format!("{{ref: {{kind: Service, name: billing}}, uri: \"{uri}\"}}")).await;
+        assert_eq!(problem.unwrap_err().reason, INVALID);
+    }
+
+    #[rstest]
+    #[case("loop", INVALID, "EventSink bank/loop: ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to")]
+    #[case("line", "InvalidHeader", r#"EventSink bank/line: headers[0].valueFrom: the value of key "line" in Secret bank/keys ends with a line break; write it without one (echo -n, printf)"#)]
+    #[case("text", "InvalidHeader", r#"EventSink bank/text: headers[0].valueFrom: the value of key "text" in Secret bank/keys holds characters that a header cannot carry; use visible ASCII"#)]
+    #[tokio::test]
+    async fn a_faulty_event_sink_is_named(#[case] name: &str, #[case] reason: &str, #[case] message: &str) {
+        let problem = resolved("bank", &format!("{{ref: {{kind: EventSink, name: {name}}}}}")).await.unwrap_err();
+        assert_eq!((problem.reason, problem.message.as_str()), (reason, message));
+    }
+}
