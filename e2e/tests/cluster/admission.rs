@@ -13,7 +13,7 @@ fn log(more: Value) -> Value {
     json!({"apiVersion": V1ALPHA1, "kind": "EventLog", "metadata": {"name": "shop"}, "spec": spec})
 }
 
-fn sink(spec: Value) -> Value {
+fn sink(spec: &Value) -> Value {
     json!({"apiVersion": V1ALPHA1, "kind": "EventSink", "metadata": {"name": "billing"}, "spec": spec})
 }
 
@@ -104,7 +104,7 @@ async fn a_destination_is_a_reference_or_an_absolute_uri() {
         to(json!({"ref": service, "uri": "/hooks/orders?a=b"})),
         to(json!({"uri": "https://billing.example.com/orders"})),
         to(json!({"ref": {"apiVersion": V1ALPHA1, "kind": "EventSink", "name": "billing"}})),
-        sink(json!({"ref": service, "uri": "orders"})),
+        sink(&json!({"ref": service, "uri": "orders"})),
     ])
     .await;
     rejects([
@@ -115,10 +115,10 @@ async fn a_destination_is_a_reference_or_an_absolute_uri() {
         (to(json!({"uri": "ftp://billing.example.com/"})), ["spec.sink", "http"]),
         (to(json!({"uri": "https://user:password@billing.example.com/"})), ["spec.sink", "without user or password"]),
         (to(json!({"ref": {"kind": "Service"}})), ["spec.sink.ref.name", "Required"]),
-        (sink(json!({})), ["spec", "set ref, uri or both"]),
-        (sink(json!({"ref": service, "uri": "http://elsewhere.example.com/"})), ["spec", "leave ref out"]),
+        (sink(&json!({})), ["spec", "set ref, uri or both"]),
+        (sink(&json!({"ref": service, "uri": "http://elsewhere.example.com/"})), ["spec", "leave ref out"]),
         (
-            sink(json!({"ref": {"apiVersion": V1ALPHA1, "kind": "EventSink", "name": "billing"}})),
+            sink(&json!({"ref": {"apiVersion": V1ALPHA1, "kind": "EventSink", "name": "billing"}})),
             ["spec", "an EventSink cannot refer to an EventSink"],
         ),
     ])
@@ -180,7 +180,7 @@ async fn delivery_takes_durations_in_both_spellings_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sinks_headers_have_one_value_and_no_name_of_the_protocols() {
-    let with = |headers: Value| sink(json!({"uri": "https://billing.example.com/", "headers": headers}));
+    let with = |headers: Value| sink(&json!({"uri": "https://billing.example.com/", "headers": headers}));
     accepts([with(json!([
         {"name": "X-Team", "value": ""},
         {"name": "Authorization", "valueFrom": {"secretKeyRef": {"name": "billing", "key": "token"}}},
