@@ -45,7 +45,7 @@ tests() {
   status=${PIPESTATUS[0]}
   ran=$(sum passed) bad=$(sum failed)
   # It failed and counted nothing, or claims success and ran nothing.
-  if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] || [ "$status" -eq 0 ] && [ "$ran" -eq 0 ]; then
+  if { [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; } || { [ "$status" -eq 0 ] && [ "$ran" -eq 0 ]; }; then
     bad=$((bad + 1))
   fi
   passed=$((passed + ran)) failed=$((failed + bad))
