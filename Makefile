@@ -3,9 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-# Where rustup, Go and e2e/need.sh put programs; the first two tell only login shells.
-cache := $(or $(EVENTTRIGGER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eventtrigger)
-export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:$(cache)/go/go/bin
+# Where rustup and Go put their programs, which only login shells are told.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
 # As rustc calls this machine's processor, and as images do.
 machine := $(shell uname -m)
@@ -34,7 +33,6 @@ test: needs ## everything, also on a real cluster: its own as root, or the one t
 	@e2e/test.sh all
 
 cluster: ## a one-node cluster with the operator in it; needs root; `make cluster-down` removes it
-	e2e/need.sh go
 	e2e/cluster/cluster install
 	e2e/cluster/cluster run true 2>/dev/null || e2e/cluster/cluster up
 	e2e/operator.sh
