@@ -146,7 +146,7 @@ mod tests {
         "LogReady=True/Opened Delivering=False/WorkersStarting Reconciling=True/WorkersStarting Ready=False/WorkersStarting"
     )]
     #[case(
-        "{conditions: [{type: Progressing, status: 'True', reason: NewReplicaSetAvailable}]}",
+        "{conditions: [{type: Progressing, status: 'False', reason: ProgressDeadlineExceeded}]}",
         "LogReady=True/Opened Delivering=False/WorkersUnavailable Reconciling=True/WorkersUnavailable Ready=False/WorkersUnavailable"
     )]
     #[case(

@@ -238,7 +238,9 @@ fn metadata() -> Value {
 }
 
 fn properties(schema: &Value) -> Vec<&str> {
-    schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+    let names = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    // What an `on` without quotes is to YAML 1.1: nothing to offer.
+    names.filter(|name| *name != "true").collect()
 }
 
 /// The first sentence of a field's description.
