@@ -22,7 +22,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::Client;
 
 /// The Service that the sample sends to.
-const SERVICE: &str = "billing.shop";
+const SERVICE: &str = "orders-receiver.shop";
 /// How long anything may take to come.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Memory for requests: far more than the demo makes.
