@@ -19,6 +19,7 @@ use super::{ReclaimPolicy, SecretSource, UriSource, ValueSource};
     shortname = "evlog",
     category = "eventtrigger",
     category = "all",
+    validation = Rule::new("self.metadata.name.size() <= 54").message("metadata.name must have at most 54 characters: the delivery workers are named after it"),
     doc = "A database whose changes are kept in an event log, inside the database itself, and the workers that deliver them.",
     scale(
         spec_replicas_path = ".spec.delivery.replicas",

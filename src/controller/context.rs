@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use kube::{Client, ResourceExt, runtime::reflector::Store};
+use kube::{Client, Resource, ResourceExt, core::DeserializeGuard, runtime::reflector::Store};
 
 use super::{admins::Admins, backoff::Backoffs, events::Events, metrics::Metrics, pokes::Pokes};
 use crate::{
@@ -14,12 +14,24 @@ use crate::{
     resolve::Secrets,
 };
 
+/// A resource as its watch has it: one that cannot be read (a newer version's, say) must not hide the others.
+pub(super) type Watched<K> = DeserializeGuard<K>;
+
 /// What the watches know: good for finding out whom a change concerns, not for what it says.
 #[derive(Clone)]
 pub(super) struct Stores {
-    pub(super) logs: Store<EventLog>,
-    pub(super) sinks: Store<EventSink>,
-    pub(super) triggers: Store<EventTrigger>,
+    pub(super) logs: Store<Watched<EventLog>>,
+    pub(super) sinks: Store<Watched<EventSink>>,
+    pub(super) triggers: Store<Watched<EventTrigger>>,
+}
+
+/// What `pick` takes of every resource in `store` that can be read.
+pub(super) fn pick<K, T>(store: &Store<Watched<K>>, pick: impl Fn(&K) -> Option<T>) -> Vec<T>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let resources = store.state();
+    resources.iter().filter_map(|resource| resource.0.as_ref().ok()).filter_map(pick).collect()
 }
 
 /// Shared by the reconciles of every kind.

@@ -19,7 +19,7 @@ use kube::{
 };
 
 use super::{
-    context::{Stores, log_of, name_of},
+    context::{Stores, log_of, name_of, pick},
     log::build::MANAGED,
     pokes::Pokes,
 };
@@ -89,9 +89,9 @@ impl Concerned {
 
 fn everyone(stores: &Stores) -> Concerned {
     Concerned {
-        logs: stores.logs.state().iter().map(|log| name_of(&**log)).collect(),
-        sinks: stores.sinks.state().iter().map(|sink| name_of(&**sink)).collect(),
-        triggers: stores.triggers.state().iter().map(|trigger| name_of(&**trigger)).collect(),
+        logs: pick(&stores.logs, |log| Some(name_of(log))),
+        sinks: pick(&stores.sinks, |sink| Some(name_of(sink))),
+        triggers: pick(&stores.triggers, |trigger| Some(name_of(trigger))),
     }
 }
 
@@ -102,11 +102,9 @@ fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
         let owners = object.owner_references.iter().flatten().filter(|owner| owner.kind == EventLog::kind(&()));
         owners.map(|owner| ObjectName::new(&changed.namespace, &owner.name))
     };
-    let sinks = |uses: &dyn Fn(&EventSink) -> bool| -> Vec<ObjectName> {
-        stores.sinks.state().iter().filter(|sink| uses(sink)).map(|sink| name_of(&**sink)).collect()
-    };
-    let triggers = |uses: &dyn Fn(&EventTrigger) -> bool| -> Vec<ObjectName> {
-        stores.triggers.state().iter().filter(|trigger| uses(trigger)).map(|trigger| name_of(&**trigger)).collect()
+    let sinks = |uses: &dyn Fn(&EventSink) -> bool| pick(&stores.sinks, |sink| uses(sink).then(|| name_of(sink)));
+    let triggers = |uses: &dyn Fn(&EventTrigger) -> bool| {
+        pick(&stores.triggers, |trigger| uses(trigger).then(|| name_of(trigger)))
     };
     let sends_to = |sinks: &[ObjectName], trigger: &EventTrigger| {
         referred(trigger, "EventSink").is_some_and(|sink| sinks.contains(&sink))
@@ -115,11 +113,12 @@ fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
         Changed::Secret => {
             let sinks =
                 sinks(&|sink| sink.namespace().as_deref() == Some(&changed.namespace) && reads(sink, &changed.name));
-            let connects =
-                |log: &EventLog| log.namespace().as_deref() == Some(&changed.namespace) && connects(log, &changed.name);
-            let logs = stores.logs.state();
-            let logs = logs.iter().filter(|log| connects(log)).map(|log| name_of(&**log));
-            Concerned { logs: logs.chain(owners()).collect(), triggers: triggers(&|one| sends_to(&sinks, one)), sinks }
+            let mut logs = pick(&stores.logs, |log| {
+                let here = log.namespace().as_deref() == Some(&changed.namespace);
+                (here && connects(log, &changed.name)).then(|| name_of(log))
+            });
+            logs.extend(owners());
+            Concerned { logs, triggers: triggers(&|one| sends_to(&sinks, one)), sinks }
         }
         Changed::Service => {
             let sinks = sinks(&|sink| {
@@ -169,16 +168,16 @@ fn connects(log: &EventLog, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kube::runtime::reflector::{Lookup, Store, store::Writer};
+    use kube::runtime::reflector::{Store, store::Writer};
     use rstest::rstest;
     use serde::de::DeserializeOwned;
 
     use super::*;
-    use crate::resolve::testing::parse;
+    use crate::{controller::context::Watched, resolve::testing::parse};
 
-    fn store<K>(spec: &[&str]) -> Store<K>
+    fn store<K>(spec: &[&str]) -> Store<Watched<K>>
     where
-        K: Lookup<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
     {
         let mut writer = Writer::default();
         for spec in spec {

@@ -3,6 +3,7 @@
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use kube::runtime::reflector::ObjectRef;
 
+use super::context::Watched;
 use crate::{
     api::{EventLog, EventSink, EventTrigger},
     name::ObjectName,
@@ -11,16 +12,16 @@ use crate::{
 /// The sending ends. A poke for an object that is gone does nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Pokes {
-    logs: UnboundedSender<ObjectRef<EventLog>>,
-    sinks: UnboundedSender<ObjectRef<EventSink>>,
-    triggers: UnboundedSender<ObjectRef<EventTrigger>>,
+    logs: UnboundedSender<ObjectRef<Watched<EventLog>>>,
+    sinks: UnboundedSender<ObjectRef<Watched<EventSink>>>,
+    triggers: UnboundedSender<ObjectRef<Watched<EventTrigger>>>,
 }
 
 /// The receiving ends, for the three controllers.
 pub(super) struct Receivers {
-    pub(super) logs: UnboundedReceiver<ObjectRef<EventLog>>,
-    pub(super) sinks: UnboundedReceiver<ObjectRef<EventSink>>,
-    pub(super) triggers: UnboundedReceiver<ObjectRef<EventTrigger>>,
+    pub(super) logs: UnboundedReceiver<ObjectRef<Watched<EventLog>>>,
+    pub(super) sinks: UnboundedReceiver<ObjectRef<Watched<EventSink>>>,
+    pub(super) triggers: UnboundedReceiver<ObjectRef<Watched<EventTrigger>>>,
 }
 
 pub(super) fn pokes() -> (Pokes, Receivers) {

@@ -15,7 +15,11 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{context::Context, error::Error, trouble::Next};
+use super::{
+    context::{Context, Watched, name_of},
+    error::Error,
+    trouble::Next,
+};
 
 /// Objects of one kind that are worked on at a time.
 const CONCURRENCY: u16 = 16;
@@ -33,8 +37,8 @@ pub(super) trait Kind:
 /// Reconciles every object of a kind at each change, each poke and each delay that it asked for, until `shutdown`;
 /// then lets what is under way finish.
 pub(super) async fn run<K: Kind>(
-    controller: Controller<K>,
-    pokes: UnboundedReceiver<ObjectRef<K>>,
+    controller: Controller<Watched<K>>,
+    pokes: UnboundedReceiver<ObjectRef<Watched<K>>>,
     ctx: Arc<Context>,
     shutdown: CancellationToken,
 ) {
@@ -55,8 +59,16 @@ pub(super) async fn run<K: Kind>(
         .await;
 }
 
-async fn reconcile<K: Kind>(object: Arc<K>, ctx: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile<K: Kind>(object: Arc<Watched<K>>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = object.uid().unwrap_or_default();
+    let object = match &object.0 {
+        Ok(object) => Arc::new(object.clone()),
+        Err(error) => {
+            let name = name_of(&*object);
+            tracing::error!(kind = %K::kind(&()), %name, %error, "cannot be read; do the CRDs fit this controller?");
+            return Ok(Action::await_change());
+        }
+    };
     let next = K::reconcile(object, ctx.clone()).await?;
     if !matches!(next, Next::Backoff(_)) {
         ctx.backoffs.settled(&uid);
@@ -71,7 +83,7 @@ async fn reconcile<K: Kind>(object: Arc<K>, ctx: Arc<Context>) -> Result<Action,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the library's")]
-fn on_error<K: Kind>(object: Arc<K>, _: &Error, ctx: Arc<Context>) -> Action {
+fn on_error<K: Kind>(object: Arc<Watched<K>>, _: &Error, ctx: Arc<Context>) -> Action {
     ctx.metrics.reconciled(&K::kind(&()), "error");
     Action::requeue(ctx.backoffs.failed(&object.uid().unwrap_or_default(), LONGEST))
 }

@@ -21,7 +21,7 @@ use super::{
     Options,
     admins::Admins,
     backoff::Backoffs,
-    context::{Context, Needs, Stores},
+    context::{Context, Needs, Stores, Watched},
     events::Events,
     leader::Leader,
     metrics::Metrics,
@@ -116,9 +116,9 @@ struct Work {
 impl Work {
     async fn run(self, leader: &mut Leader, shutdown: &CancellationToken) -> Result<(), StartError> {
         let Self { client, image, identity, metrics, behind } = self;
-        let logs = Controller::new(Api::<EventLog>::all(client.clone()), watcher::Config::default());
-        let sinks = Controller::new(Api::<EventSink>::all(client.clone()), watcher::Config::default());
-        let triggers = Controller::new(Api::<EventTrigger>::all(client.clone()), watcher::Config::default());
+        let logs = Controller::new(Api::<Watched<EventLog>>::all(client.clone()), watcher::Config::default());
+        let sinks = Controller::new(Api::<Watched<EventSink>>::all(client.clone()), watcher::Config::default());
+        let triggers = Controller::new(Api::<Watched<EventTrigger>>::all(client.clone()), watcher::Config::default());
         let stores = Stores { logs: logs.store(), sinks: sinks.store(), triggers: triggers.store() };
         let (pokes, receivers) = pokes();
         let ctx = Arc::new(Context {

@@ -16,7 +16,7 @@ pub(super) use self::status::{SCALED_TO_ZERO, STARTING, UNAVAILABLE};
 use super::{
     admins::{ANSWER, Age},
     cluster::Cluster,
-    context::{Context, log_of, name_of},
+    context::{Context, log_of, name_of, pick},
     error::Error,
     finalizer,
     run::{Kind, LONGEST},
@@ -24,9 +24,9 @@ use super::{
     trouble::{Next, Trouble},
 };
 use crate::{
-    api::EventLog,
+    api::{EventLog, EventTrigger},
     log::{Admin, ConnectConfig, Owner},
-    name::{Ident, ObjectName},
+    name::Ident,
     resolve,
 };
 
@@ -91,7 +91,7 @@ async fn open(log: &EventLog, ctx: &Context, config: &ConnectConfig) -> Result<(
         Err(_) => return Err(Trouble::retry("ConnectionFailed", format!("{config} does not answer"))),
     };
     if age == Age::New {
-        triggers(log, ctx).iter().for_each(|trigger| ctx.pokes.trigger(&name_of(&**trigger)));
+        triggers(log, ctx).iter().for_each(|trigger| ctx.pokes.trigger(&name_of(trigger)));
     }
     Ok((admin, Database { name: config.to_string(), facts }))
 }
@@ -102,9 +102,9 @@ fn owner(log: &EventLog) -> Owner {
 }
 
 /// The EventTriggers of a log.
-fn triggers(log: &EventLog, ctx: &Context) -> Vec<Arc<crate::api::EventTrigger>> {
-    let name: ObjectName = name_of(log);
-    ctx.stores.triggers.state().into_iter().filter(|trigger| log_of(trigger) == name).collect()
+fn triggers(log: &EventLog, ctx: &Context) -> Vec<EventTrigger> {
+    let name = name_of(log);
+    pick(&ctx.stores.triggers, |trigger| (log_of(trigger) == name).then(|| trigger.clone()))
 }
 
 fn next(seen: &Seen) -> Next {
