@@ -11,10 +11,7 @@ use crate::{
 const INVALID: &str = "InvalidConnection";
 
 /// How to reach the database of `log`. `tls` comes before what the URI says.
-pub async fn connection(
-    log: &EventLog,
-    objects: &impl Objects,
-) -> Result<Result<ConnectConfig, Problem>, LookupError> {
+pub async fn connection(log: &EventLog, objects: &impl Objects) -> Result<Result<ConnectConfig, Problem>, LookupError> {
     part(resolve(&log.namespace().unwrap_or_default(), &log.spec.connection, objects).await)
 }
 
@@ -146,13 +143,41 @@ stringData: {host: "db.shop.svc\n", port: "6432", password: "p w\n", empty: " ",
     }
 
     #[rstest]
-    #[case("{uri: {secretKeyRef: {name: app, key: uri}}}", "SecretNotFound", r#"connection.uri: there is no Secret shop/app; create it with a key "uri""#)]
-    #[case("{uri: {secretKeyRef: {name: db, key: uri}}}", "SecretKeyNotFound", r#"connection.uri: Secret shop/db has no key "uri"; it has: empty, host, password, port, word"#)]
-    #[case("{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {value: '70000'}}", INVALID, r#"connection.port: "70000" is not a port; write a number from 1 to 65535"#)]
-    #[case("{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {secretKeyRef: {name: db, key: word}}}", INVALID, "connection.port: the Secret's value is not a port; write a number from 1 to 65535")]
-    #[case("{host: {secretKeyRef: {name: db, key: empty}}, dbname: {value: d}, user: {value: u}}", INVALID, "connection.host: the value is empty; correct it")]
-    #[case("{host: {value: h}, user: {value: u}}", INVALID, "connection.dbname: without connection.uri it is needed; set it")]
-    #[case("{host: {value: h}, dbname: {value: d}, user: {value: u}, tls: {mode: verify-full, ca: {secretKeyRef: {name: ca, key: ca.crt}}}}", "SecretNotFound", r#"connection.tls.ca: there is no Secret shop/ca; create it with a key "ca.crt""#)]
+    #[case(
+        "{uri: {secretKeyRef: {name: app, key: uri}}}",
+        "SecretNotFound",
+        r#"connection.uri: there is no Secret shop/app; create it with a key "uri""#
+    )]
+    #[case(
+        "{uri: {secretKeyRef: {name: db, key: uri}}}",
+        "SecretKeyNotFound",
+        r#"connection.uri: Secret shop/db has no key "uri"; it has: empty, host, password, port, word"#
+    )]
+    #[case(
+        "{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {value: '70000'}}",
+        INVALID,
+        r#"connection.port: "70000" is not a port; write a number from 1 to 65535"#
+    )]
+    #[case(
+        "{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {secretKeyRef: {name: db, key: word}}}",
+        INVALID,
+        "connection.port: the Secret's value is not a port; write a number from 1 to 65535"
+    )]
+    #[case(
+        "{host: {secretKeyRef: {name: db, key: empty}}, dbname: {value: d}, user: {value: u}}",
+        INVALID,
+        "connection.host: the value is empty; correct it"
+    )]
+    #[case(
+        "{host: {value: h}, user: {value: u}}",
+        INVALID,
+        "connection.dbname: without connection.uri it is needed; set it"
+    )]
+    #[case(
+        "{host: {value: h}, dbname: {value: d}, user: {value: u}, tls: {mode: verify-full, ca: {secretKeyRef: {name: ca, key: ca.crt}}}}",
+        "SecretNotFound",
+        r#"connection.tls.ca: there is no Secret shop/ca; create it with a key "ca.crt""#
+    )]
     #[tokio::test]
     async fn a_problem_names_field_value_and_remedy(
         #[case] connection: &str,

@@ -96,11 +96,7 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
         let expected = Definition {
             trigger: ObjectName::new("shop", "paid"),
             table: TableName::new("public", "Orders"),
-            on: Operations {
-                insert: true,
-                update: Some(Updates::Of(vec![Ident::new("status")])),
-                delete: false,
-            },
+            on: Operations { insert: true, update: Some(Updates::Of(vec![Ident::new("status")])), delete: false },
             columns: Columns::Exclude(vec![Ident::new("card")]),
             sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), headers: Vec::new() }),
             policy: Policy {

@@ -29,7 +29,11 @@ pub(super) async fn headers(
                 let field = format!("{field}.valueFrom");
                 let selector = &source.secret_key_ref;
                 let value = secret::value(objects, namespace, &field, selector).await?;
-                legal(&value, &field, &format!("the value of key {:?} in Secret {namespace}/{}", selector.key, selector.name))?;
+                legal(
+                    &value,
+                    &field,
+                    &format!("the value of key {:?} in Secret {namespace}/{}", selector.key, selector.name),
+                )?;
                 let name = SecretName::new(namespace, &selector.name, &selector.key);
                 secrets.0.insert(name.clone(), value);
                 HeaderValue::Secret(name)

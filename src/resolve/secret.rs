@@ -30,7 +30,9 @@ fn read(secret: &Secret, namespace: &str, field: &str, selector: &SecretKeySelec
         Some(bytes) => String::from_utf8(bytes.0.clone()).map_err(|_| {
             Problem::new(
                 "InvalidSecret",
-                format!("{field}: key {key:?} of Secret {namespace}/{name} is not text in UTF-8; write the value as text"),
+                format!(
+                    "{field}: key {key:?} of Secret {namespace}/{name} is not text in UTF-8; write the value as text"
+                ),
             )
         }),
         None => {

@@ -38,12 +38,7 @@ pub(super) fn url(service: &Service, field: &str, wanted: Option<&Port>) -> Resu
     Ok(format!("{}://{name}.{namespace}.svc:{number}", scheme(port)))
 }
 
-fn pick<'a>(
-    spec: &'a ServiceSpec,
-    full: &str,
-    field: &str,
-    wanted: Option<&Port>,
-) -> Result<&'a ServicePort, Problem> {
+fn pick<'a>(spec: &'a ServiceSpec, full: &str, field: &str, wanted: Option<&Port>) -> Result<&'a ServicePort, Problem> {
     let tcp = |port: &&ServicePort| port.protocol.as_deref().unwrap_or("TCP") == "TCP";
     let ports: Vec<_> = spec.ports.iter().flatten().filter(tcp).collect();
     let found = match wanted {
@@ -120,9 +115,7 @@ mod tests {
     use crate::resolve::testing::parse;
 
     fn service(spec: &str) -> Service {
-        parse(&format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: billing, namespace: shop}}\nspec: {spec}"
-        ))
+        parse(&format!("apiVersion: v1\nkind: Service\nmetadata: {{name: billing, namespace: shop}}\nspec: {spec}"))
     }
 
     fn port(text: &str) -> Option<Port> {
@@ -134,20 +127,52 @@ mod tests {
 
     #[rstest]
     #[case::only_port("{ports: [{port: 8080}]}", "", "http://billing.shop.svc:8080")]
-    #[case::only_tcp_port("{ports: [{port: 53, protocol: UDP}, {port: 8080, protocol: TCP}]}", "", "http://billing.shop.svc:8080")]
-    #[case::named_http("{ports: [{port: 80, name: web}, {port: 8080, name: http}]}", "", "http://billing.shop.svc:8080")]
-    #[case::numbered_80("{ports: [{port: 80, name: web}, {port: 9090, name: metrics}]}", "", "http://billing.shop.svc:80")]
-    #[case::by_name("{ports: [{port: 80, name: http}, {port: 9090, name: hooks}]}", "hooks", "http://billing.shop.svc:9090")]
-    #[case::by_number("{ports: [{port: 80, name: http}, {port: 9090, name: hooks}]}", "9090", "http://billing.shop.svc:9090")]
+    #[case::only_tcp_port(
+        "{ports: [{port: 53, protocol: UDP}, {port: 8080, protocol: TCP}]}",
+        "",
+        "http://billing.shop.svc:8080"
+    )]
+    #[case::named_http(
+        "{ports: [{port: 80, name: web}, {port: 8080, name: http}]}",
+        "",
+        "http://billing.shop.svc:8080"
+    )]
+    #[case::numbered_80(
+        "{ports: [{port: 80, name: web}, {port: 9090, name: metrics}]}",
+        "",
+        "http://billing.shop.svc:80"
+    )]
+    #[case::by_name(
+        "{ports: [{port: 80, name: http}, {port: 9090, name: hooks}]}",
+        "hooks",
+        "http://billing.shop.svc:9090"
+    )]
+    #[case::by_number(
+        "{ports: [{port: 80, name: http}, {port: 9090, name: hooks}]}",
+        "9090",
+        "http://billing.shop.svc:9090"
+    )]
     #[case::https_by_number("{ports: [{port: 443}]}", "", "https://billing.shop.svc:443")]
     #[case::https_by_name("{ports: [{port: 8443, name: https}]}", "", "https://billing.shop.svc:8443")]
     #[case::https_by_protocol("{ports: [{port: 8443, appProtocol: HTTPS}]}", "", "https://billing.shop.svc:8443")]
     #[case::protocol_over_number("{ports: [{port: 443, appProtocol: http}]}", "", "http://billing.shop.svc:443")]
     #[case::headless("{clusterIP: None, ports: [{port: 80, targetPort: 8080}]}", "", "http://billing.shop.svc:8080")]
-    #[case::not_headless("{clusterIP: 10.0.0.1, ports: [{port: 80, targetPort: 8080}]}", "", "http://billing.shop.svc:80")]
+    #[case::not_headless(
+        "{clusterIP: 10.0.0.1, ports: [{port: 80, targetPort: 8080}]}",
+        "",
+        "http://billing.shop.svc:80"
+    )]
     #[case::external("{type: ExternalName, externalName: hooks.example.com}", "", "http://hooks.example.com:80")]
-    #[case::external_any_port("{type: ExternalName, externalName: hooks.example.com}", "443", "https://hooks.example.com:443")]
-    #[case::external_listed("{type: ExternalName, externalName: hooks.example.com, ports: [{port: 8443, name: https}]}", "", "https://hooks.example.com:8443")]
+    #[case::external_any_port(
+        "{type: ExternalName, externalName: hooks.example.com}",
+        "443",
+        "https://hooks.example.com:443"
+    )]
+    #[case::external_listed(
+        "{type: ExternalName, externalName: hooks.example.com, ports: [{port: 8443, name: https}]}",
+        "",
+        "https://hooks.example.com:8443"
+    )]
     fn the_port_that_a_reader_expects(#[case] spec: &str, #[case] wanted: &str, #[case] expected: &str) {
         assert_eq!(url(&service(spec), "sink.ref", port(wanted).as_ref()).as_deref(), Ok(expected));
     }
@@ -160,12 +185,32 @@ mod tests {
     }
 
     #[rstest]
-    #[case("{ports: [{port: 80, name: http}, {port: 9090}]}", "web", r#"sink.ref.port: Service shop/billing has no port "web"; it has: http (80), 9090"#)]
-    #[case("{ports: [{port: 80, name: http}]}", "81", "sink.ref.port: Service shop/billing has no port 81; it has: http (80)")]
-    #[case("{ports: [{port: 1, name: a}, {port: 2, name: b}]}", "", "sink.ref.port: say which port of Service shop/billing; it has: a (1), b (2)")]
-    #[case("{ports: [{port: 53, protocol: UDP}]}", "53", "sink.ref.port: Service shop/billing has no port 53; it has no TCP port")]
+    #[case(
+        "{ports: [{port: 80, name: http}, {port: 9090}]}",
+        "web",
+        r#"sink.ref.port: Service shop/billing has no port "web"; it has: http (80), 9090"#
+    )]
+    #[case(
+        "{ports: [{port: 80, name: http}]}",
+        "81",
+        "sink.ref.port: Service shop/billing has no port 81; it has: http (80)"
+    )]
+    #[case(
+        "{ports: [{port: 1, name: a}, {port: 2, name: b}]}",
+        "",
+        "sink.ref.port: say which port of Service shop/billing; it has: a (1), b (2)"
+    )]
+    #[case(
+        "{ports: [{port: 53, protocol: UDP}]}",
+        "53",
+        "sink.ref.port: Service shop/billing has no port 53; it has no TCP port"
+    )]
     #[case("{clusterIP: None, ports: [{port: 80, name: http, targetPort: web}]}", "", r#"sink.ref.port: Service shop/billing is headless, and the targetPort of its port http (80) is the name "web", which may differ from pod to pod; make targetPort a number, or refer to a Service with a cluster IP"#)]
-    #[case("{type: ExternalName, externalName: e, ports: [{port: 8443, name: a}]}", "b", r#"sink.ref.port: Service shop/billing has no port "b"; it has: a (8443)"#)]
+    #[case(
+        "{type: ExternalName, externalName: e, ports: [{port: 8443, name: a}]}",
+        "b",
+        r#"sink.ref.port: Service shop/billing has no port "b"; it has: a (8443)"#
+    )]
     fn a_port_that_cannot_be_told_lists_those_there_are(
         #[case] spec: &str,
         #[case] wanted: &str,

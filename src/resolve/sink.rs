@@ -37,18 +37,11 @@ pub async fn destination(
 }
 
 /// An EventSink itself.
-pub async fn event_sink(
-    sink: &EventSink,
-    objects: &impl Objects,
-) -> Result<Result<Target, Problem>, LookupError> {
+pub async fn event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Result<Target, Problem>, LookupError> {
     part(of_event_sink(sink, objects).await)
 }
 
-async fn of_destination(
-    destination: &Destination,
-    namespace: &str,
-    objects: &impl Objects,
-) -> Result<Target, Stop> {
+async fn of_destination(destination: &Destination, namespace: &str, objects: &impl Objects) -> Result<Target, Stop> {
     let Destination { reference, uri } = destination;
     let place = Place { namespace, prefix: "sink.", objects };
     match reference {
@@ -69,7 +62,11 @@ async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Targe
     let namespace = sink.namespace().unwrap_or_default();
     let place = Place { namespace: &namespace, prefix: "", objects };
     if sink.spec.reference.as_ref().is_some_and(is_event_sink) {
-        return Err(Problem::new(INVALID, "ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to").into());
+        return Err(Problem::new(
+            INVALID,
+            "ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to",
+        )
+        .into());
     }
     let url = place.url(sink.spec.reference.as_ref(), sink.spec.uri.as_deref()).await?;
     let (headers, secrets): (Vec<Header>, _) = headers::headers(&sink.spec.headers, &namespace, objects).await?;
@@ -105,7 +102,8 @@ impl<O: Objects> Place<'_, O> {
             Ok(url) if !matches!(url.scheme(), "http" | "https") => "is neither http nor https".to_owned(),
             // Not repeated: it may hold a password.
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                let message = format!("{}uri: holds a user or password; send them as a header from a Secret", self.prefix);
+                let message =
+                    format!("{}uri: holds a user or password; send them as a header from a Secret", self.prefix);
                 return Err(Problem::new(INVALID, message));
             }
             Ok(url) => return Ok(url.into()),
@@ -120,11 +118,13 @@ impl<O: Objects> Place<'_, O> {
     /// lead away from it.
     fn join(&self, base: &str, uri: Option<&str>) -> Result<String, Problem> {
         let invalid = |message: String| Problem::new(INVALID, format!("{}{message}", self.prefix));
-        let base = Url::parse(base).map_err(|error| invalid(format!("ref: its address {base:?} is not a URL ({error})")))?;
+        let base =
+            Url::parse(base).map_err(|error| invalid(format!("ref: its address {base:?} is not a URL ({error})")))?;
         let Some(uri) = uri else { return Ok(base.into()) };
         let joined = base.join(uri).map_err(|error| invalid(format!("uri: {uri:?} is not a URI ({error})")))?;
         if joined.origin() != base.origin() || !joined.username().is_empty() || joined.password().is_some() {
-            let message = "with ref, it must be a path relative to it, such as /hooks/orders; for an absolute URI leave ref out";
+            let message =
+                "with ref, it must be a path relative to it, such as /hooks/orders; for an absolute URI leave ref out";
             return Err(invalid(format!("uri: {message}")));
         }
         Ok(joined.into())
@@ -152,11 +152,16 @@ impl<O: Objects> Place<'_, O> {
                 return Ok(url);
             }
             let mut found = objects.service(namespace, name).await?.ok_or_else(missing)?;
-            found.metadata = ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.to_owned()), ..found.metadata };
+            found.metadata =
+                ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.to_owned()), ..found.metadata };
             return Ok(service::url(&found, &field, port.as_ref())?);
         }
         if port.is_some() {
-            return Err(Problem::new(INVALID, format!("{field}.port: only a Service has ports; leave it out for a {kind}")).into());
+            return Err(Problem::new(
+                INVALID,
+                format!("{field}.port: only a Service has ports; leave it out for a {kind}"),
+            )
+            .into());
         }
         let Some(api_version) = api_version else {
             let message = format!("{field}.apiVersion: say which {kind} is meant, such as eventing.knative.dev/v1");
@@ -164,7 +169,8 @@ impl<O: Objects> Place<'_, O> {
         };
         let found = objects.address(api_version, kind, namespace, name).await?.ok_or_else(missing)?;
         let Some(url) = found else {
-            let message = format!("{field}: {kind} {namespace}/{name} has no status.address.url yet; see its own status");
+            let message =
+                format!("{field}: {kind} {namespace}/{name} has no status.address.url yet; see its own status");
             return Err(Problem::new(NO_ADDRESS, message).into());
         };
         Ok(url)
@@ -174,14 +180,19 @@ impl<O: Objects> Place<'_, O> {
     async fn referred_event_sink(&self, reference: &DestinationRef) -> Result<Target, Stop> {
         let DestinationRef { api_version: _, kind: _, name, namespace, port } = reference;
         if port.is_some() {
-            return Err(Problem::new(INVALID, format!("{}ref.port: an EventSink has its own; leave it out", self.prefix)).into());
+            return Err(Problem::new(
+                INVALID,
+                format!("{}ref.port: an EventSink has its own; leave it out", self.prefix),
+            )
+            .into());
         }
         let namespace = namespace.as_deref().unwrap_or(self.namespace);
         let field = format!("{}ref", self.prefix);
         let found = self.objects.sink(namespace, name).await?;
         let target = if namespace == self.namespace {
             let missing = || {
-                let message = format!("{field}: there is no EventSink {namespace}/{name}; create it, or correct the name");
+                let message =
+                    format!("{field}: there is no EventSink {namespace}/{name}; create it, or correct the name");
                 Problem::new(NOT_FOUND, message)
             };
             of_event_sink(&found.ok_or_else(missing)?, self.objects).await
@@ -289,11 +300,23 @@ metadata: {name: new, namespace: shop}
     #[rstest]
     #[case("{uri: 'https://billing.example.com/a?b=c'}", "https://billing.example.com/a?b=c")]
     #[case("{ref: {apiVersion: v1, kind: Service, name: billing}}", "http://billing.shop.svc:8080/")]
-    #[case("{ref: {kind: Service, name: billing, port: http}, uri: /hooks/orders}", "http://billing.shop.svc:8080/hooks/orders")]
+    #[case(
+        "{ref: {kind: Service, name: billing, port: http}, uri: /hooks/orders}",
+        "http://billing.shop.svc:8080/hooks/orders"
+    )]
     #[case("{ref: {kind: Service, name: billing}, uri: 'hooks?x=1'}", "http://billing.shop.svc:8080/hooks?x=1")]
-    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default}}", "http://broker.knative.svc/shop/default")]
-    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default}, uri: other}", "http://broker.knative.svc/shop/other")]
-    #[case("{ref: {apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, name: pay, namespace: bank}}", "https://vault.bank.svc/pay/in")]
+    #[case(
+        "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default}}",
+        "http://broker.knative.svc/shop/default"
+    )]
+    #[case(
+        "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default}, uri: other}",
+        "http://broker.knative.svc/shop/other"
+    )]
+    #[case(
+        "{ref: {apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, name: pay, namespace: bank}}",
+        "https://vault.bank.svc/pay/in"
+    )]
     #[case("{ref: {kind: EventSink, name: pay, namespace: bank}, uri: out}", "https://vault.bank.svc/pay/out")]
     #[tokio::test]
     async fn a_destination_becomes_a_url(#[case] destination: &str, #[case] url: &str) {
@@ -317,19 +340,55 @@ metadata: {name: new, namespace: shop}
     #[rstest]
     #[case("{}", INVALID, "sink: set ref, uri or both")]
     #[case("{uri: /x}", INVALID, r#"sink.uri: "/x" is not an absolute URI (relative URL without a base); write it as http://billing.example.com/orders"#)]
-    #[case("{uri: 'ftp://h/x'}", INVALID, r#"sink.uri: "ftp://h/x" is neither http nor https; write it as http://billing.example.com/orders"#)]
-    #[case("{uri: 'http://u:secret@h/x'}", INVALID, "sink.uri: holds a user or password; send them as a header from a Secret")]
-    #[case("{ref: {kind: Service, name: gone}}", NOT_FOUND, "sink.ref: there is no Service shop/gone; create it, or correct the name")]
+    #[case(
+        "{uri: 'ftp://h/x'}",
+        INVALID,
+        r#"sink.uri: "ftp://h/x" is neither http nor https; write it as http://billing.example.com/orders"#
+    )]
+    #[case(
+        "{uri: 'http://u:secret@h/x'}",
+        INVALID,
+        "sink.uri: holds a user or password; send them as a header from a Secret"
+    )]
+    #[case(
+        "{ref: {kind: Service, name: gone}}",
+        NOT_FOUND,
+        "sink.ref: there is no Service shop/gone; create it, or correct the name"
+    )]
     #[case("{ref: {kind: Service, name: vault, namespace: bank}}", CROSS_NAMESPACE, r#"sink.ref.namespace: Service bank/vault is in another namespace; make an EventSink in bank that refers to it and whose allowedNamespaces has "shop", and refer to that"#)]
-    #[case("{ref: {kind: EventSink, name: gone}}", NOT_FOUND, "sink.ref: there is no EventSink shop/gone; create it, or correct the name")]
+    #[case(
+        "{ref: {kind: EventSink, name: gone}}",
+        NOT_FOUND,
+        "sink.ref: there is no EventSink shop/gone; create it, or correct the name"
+    )]
     #[case("{ref: {kind: EventSink, name: closed, namespace: bank}}", NOT_ALLOWED, r#"sink.ref: EventSink bank/closed does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
     #[case("{ref: {kind: EventSink, name: gone, namespace: bank}}", NOT_ALLOWED, r#"sink.ref: EventSink bank/gone does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
     #[case("{ref: {kind: EventSink, name: keyless, namespace: bank}}", "SecretKeyNotFound", r#"EventSink bank/keyless: headers[0].valueFrom: Secret bank/keys has no key "gone"; it has: line, text, token"#)]
-    #[case("{ref: {kind: EventSink, name: pay, port: 80}}", INVALID, "sink.ref.port: an EventSink has its own; leave it out")]
-    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: new}}", NO_ADDRESS, "sink.ref: Broker shop/new has no status.address.url yet; see its own status")]
-    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: gone}}", NOT_FOUND, "sink.ref: there is no Broker shop/gone; create it, or correct the name")]
-    #[case("{ref: {kind: Broker, name: default}}", INVALID, "sink.ref.apiVersion: say which Broker is meant, such as eventing.knative.dev/v1")]
-    #[case("{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default, port: 80}}", INVALID, "sink.ref.port: only a Service has ports; leave it out for a Broker")]
+    #[case(
+        "{ref: {kind: EventSink, name: pay, port: 80}}",
+        INVALID,
+        "sink.ref.port: an EventSink has its own; leave it out"
+    )]
+    #[case(
+        "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: new}}",
+        NO_ADDRESS,
+        "sink.ref: Broker shop/new has no status.address.url yet; see its own status"
+    )]
+    #[case(
+        "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: gone}}",
+        NOT_FOUND,
+        "sink.ref: there is no Broker shop/gone; create it, or correct the name"
+    )]
+    #[case(
+        "{ref: {kind: Broker, name: default}}",
+        INVALID,
+        "sink.ref.apiVersion: say which Broker is meant, such as eventing.knative.dev/v1"
+    )]
+    #[case(
+        "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default, port: 80}}",
+        INVALID,
+        "sink.ref.port: only a Service has ports; leave it out for a Broker"
+    )]
     #[tokio::test]
     async fn a_problem_names_field_value_and_remedy(
         #[case] destination: &str,
@@ -354,7 +413,11 @@ metadata: {name: new, namespace: shop}
     }
 
     #[rstest]
-    #[case("loop", INVALID, "EventSink bank/loop: ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to")]
+    #[case(
+        "loop",
+        INVALID,
+        "EventSink bank/loop: ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to"
+    )]
     #[case("line", "InvalidHeader", r#"EventSink bank/line: headers[0].valueFrom: the value of key "line" in Secret bank/keys ends with a line break; write it without one (echo -n, printf)"#)]
     #[case("text", "InvalidHeader", r#"EventSink bank/text: headers[0].valueFrom: the value of key "text" in Secret bank/keys holds characters that a header cannot carry; use visible ASCII"#)]
     #[tokio::test]

@@ -1,0 +1,254 @@
+//! An event as a CloudEvent in binary mode over HTTP. Pure.
+//!
+//! Sources: CloudEvents 1.0.2, its HTTP protocol binding §3.1, and its extensions `sequence` and `partitionkey`.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{
+    lanes::Keys,
+    row::{NotARow, Row},
+    target::Target,
+};
+use crate::{
+    log::{Capture, Event, Operation, definition::Columns},
+    name::{Ident, ObjectName, TableName},
+};
+
+/// What a segment of a URI's path must not hold as it is (RFC 3986 §3.3, `pchar`).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+/// What an attribute must not hold as it is in a header (HTTP binding §3.1.3.2); all that is not ASCII goes with it.
+const ATTRIBUTE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
+const SOURCE: HeaderName = HeaderName::from_static("ce-source");
+const TRIGGER: HeaderName = HeaderName::from_static("ce-eventtrigger");
+const ID: HeaderName = HeaderName::from_static("ce-id");
+const TYPE: HeaderName = HeaderName::from_static("ce-type");
+const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
+const TIME: HeaderName = HeaderName::from_static("ce-time");
+const SEQUENCE: HeaderName = HeaderName::from_static("ce-sequence");
+const PARTITIONKEY: HeaderName = HeaderName::from_static("ce-partitionkey");
+
+/// Whether a header is one of those that are set here.
+pub(super) fn sets(name: &HeaderName) -> bool {
+    [SPECVERSION, SOURCE, TRIGGER, ID, TYPE, SUBJECT, TIME, SEQUENCE, PARTITIONKEY, header::CONTENT_TYPE].contains(name)
+}
+
+/// Headers that are the same for every event of a subscription.
+pub(super) fn constant(log: &ObjectName, trigger: &ObjectName) -> HeaderMap {
+    let source = format!("/namespaces/{}/eventlogs/{}", segment(&log.namespace), segment(&log.name));
+    let trigger = format!("{}/{}", trigger.namespace, trigger.name);
+    HeaderMap::from_iter([
+        (SPECVERSION, HeaderValue::from_static("1.0")),
+        (SOURCE, attribute(&source)),
+        (TRIGGER, attribute(&trigger)),
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+    ])
+}
+
+/// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none.
+pub(super) fn keys(event: &Event, capture: &Capture) -> Result<Keys<String>, NotARow> {
+    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, &capture.key)).transpose();
+    if capture.key.is_empty() {
+        return Ok(Keys::None);
+    }
+    Ok(Keys::of(key(&event.old)?, key(&event.new)?))
+}
+
+fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
+    let row = Row::parse(row)?;
+    let values: Vec<_> = columns.iter().map(|column| segment(&row.text(column.as_str())).into_owned()).collect();
+    Ok(values.join("/"))
+}
+
+/// All headers of an event's request. The event is named by its key after the change, a deleted one by that before.
+pub(super) fn headers(target: &Target, event: &Event, table: &TableName, keys: &Keys<String>) -> HeaderMap {
+    let mut subject = format!("{}.{}", segment(table.schema.as_str()), segment(table.name.as_str()));
+    let mut headers = target.headers.clone();
+    if let Keys::One(key) | Keys::Both(_, key) = keys {
+        headers.insert(PARTITIONKEY, attribute(key));
+        subject = format!("{subject}/{key}");
+    }
+    let kind = match event.operation {
+        Operation::Insert => "dev.eventtrigger.row.insert",
+        Operation::Update => "dev.eventtrigger.row.update",
+        Operation::Delete => "dev.eventtrigger.row.delete",
+    };
+    headers.insert(ID, attribute(&format!("{}-{}", target.log_id, event.id)));
+    headers.insert(TYPE, HeaderValue::from_static(kind));
+    headers.insert(SUBJECT, attribute(&subject));
+    headers.insert(TIME, attribute(&format!("{:.6}", event.at)));
+    headers.insert(SEQUENCE, attribute(&format!("{:020}", event.id)));
+    headers
+}
+
+/// The body. Rows stand in it as the log has them, byte for byte; only columns that are not wanted are taken out.
+pub(super) fn body(event: &Event, table: &TableName, columns: &Columns) -> Result<Bytes, NotARow> {
+    let (old, new) = (shown(event.old.as_deref(), columns)?, shown(event.new.as_deref(), columns)?);
+    let (schema, name) = (json(table.schema.as_str()), json(table.name.as_str()));
+    let Event { operation, txid, .. } = event;
+    Ok(format!(
+        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}"}}"#
+    )
+    .into())
+}
+
+fn shown<'a>(row: Option<&'a str>, columns: &Columns) -> Result<Cow<'a, str>, NotARow> {
+    let Some(row) = row else { return Ok("null".into()) };
+    let shows = |column: &str, names: &[Ident]| names.iter().any(|name| name.as_str() == column);
+    Ok(match columns {
+        Columns::All => row.into(),
+        Columns::Include(names) => Row::parse(row)?.keep(|column| shows(column, names)).into(),
+        Columns::Exclude(names) => Row::parse(row)?.keep(|column| !shows(column, names)).into(),
+    })
+}
+
+fn segment(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, SEGMENT).into()
+}
+
+fn attribute(text: &str) -> HeaderValue {
+    let encoded = utf8_percent_encode(text, ATTRIBUTE).to_string();
+    HeaderValue::from_str(&encoded).expect("percent-encoded text is visible ASCII")
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use rstest::rstest;
+
+    use super::{
+        super::target::tests::{config, definition},
+        *,
+    };
+    use crate::log::Bits;
+
+    fn event(operation: Operation, old: Option<&str>, new: Option<&str>) -> Event {
+        Event {
+            id: 1234,
+            txid: 740,
+            at: Timestamp::from_microsecond(1_767_225_600_000_120).unwrap(),
+            capture: 1,
+            operation,
+            matched: Bits::new(1, vec![0x80]),
+            old: old.map(str::to_owned),
+            new: new.map(str::to_owned),
+        }
+    }
+
+    fn capture(key: &[&str]) -> Capture {
+        Capture {
+            id: 1,
+            table: TableName::new("public", "orders"),
+            key: key.iter().copied().map(Ident::new).collect(),
+            subscriptions: vec![7],
+        }
+    }
+
+    fn sent(event: &Event, capture: &Capture) -> Vec<(String, String)> {
+        let target = Target::new(&definition("http://billing", Vec::new()), &config(), "6f1c").unwrap();
+        let headers = headers(&target, event, &capture.table, &keys(event, capture).unwrap());
+        let mut headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+        headers.sort();
+        headers
+    }
+
+    #[test]
+    fn an_event_has_the_headers_of_binary_mode() {
+        let sent = sent(&event(Operation::Update, Some(r#"{"id":42}"#), Some(r#"{"id":42}"#)), &capture(&["id"]));
+        let expected = [
+            ("ce-eventtrigger", "shop/order-paid"),
+            ("ce-id", "6f1c-1234"),
+            ("ce-partitionkey", "42"),
+            ("ce-sequence", "00000000000000001234"),
+            ("ce-source", "/namespaces/shop/eventlogs/shop"),
+            ("ce-specversion", "1.0"),
+            ("ce-subject", "public.orders/42"),
+            ("ce-time", "2026-01-01T00:00:00.000120Z"),
+            ("ce-type", "dev.eventtrigger.row.update"),
+            ("content-type", "application/json"),
+        ];
+        assert_eq!(sent, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[rstest]
+    #[case::number(r#"{"id":1.50}"#, "1.50")]
+    #[case::text(r#"{"id":"a b"}"#, "a%2520b")]
+    #[case::slash_and_percent(r#"{"id":"a/b%"}"#, "a%252Fb%2525")]
+    #[case::multi_byte(r#"{"id":"ä"}"#, "%25C3%25A4")]
+    #[case::escape(r#"{"id":"a\"b"}"#, "a%2522b")]
+    #[case::line_break(r#"{"id":"a\nb"}"#, "a%250Ab")]
+    #[case::null(r#"{"id":null}"#, "null")]
+    fn a_key_is_a_path_segment_and_then_an_attribute(#[case] row: &str, #[case] key: &str) {
+        let sent = sent(&event(Operation::Insert, None, Some(row)), &capture(&["id"]));
+        let value = |name: &str| &sent.iter().find(|(found, _)| found == name).unwrap().1;
+        assert_eq!(value("ce-partitionkey"), key);
+        assert_eq!(value("ce-subject"), &format!("public.orders/{key}"));
+    }
+
+    #[test]
+    fn several_key_columns_are_joined_in_order() {
+        let event = event(Operation::Delete, Some(r#"{"b":2,"a":"x/y","c":3}"#), None);
+        assert_eq!(keys(&event, &capture(&["a", "b"])).unwrap(), Keys::One("x%2Fy/2".to_owned()));
+    }
+
+    #[test]
+    fn an_update_of_the_key_has_both_and_is_named_by_the_new_one() {
+        let event = event(Operation::Update, Some(r#"{"id":1}"#), Some(r#"{"id":2}"#));
+        assert_eq!(keys(&event, &capture(&["id"])).unwrap(), Keys::Both("1".to_owned(), "2".to_owned()));
+        assert!(sent(&event, &capture(&["id"])).contains(&("ce-partitionkey".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn a_table_without_key_has_no_partition_key() {
+        let sent = sent(&event(Operation::Insert, None, Some(r#"{"id":1}"#)), &capture(&[]));
+        assert!(sent.iter().all(|(name, _)| name != "ce-partitionkey"));
+        assert!(sent.contains(&("ce-subject".to_owned(), "public.orders".to_owned())));
+    }
+
+    #[test]
+    fn rows_are_passed_through_byte_for_byte() {
+        let new = r#"{"id":1,"n":1.10,"j":{"b": 1,  "a":[1e400]},"s":"\u00e4"}"#;
+        let body = body(&event(Operation::Insert, None, Some(new)), &TableName::new("a\"b", "ä"), &Columns::All);
+        let expected = r#"{"op":"INSERT","table":{"schema":"a\"b","name":"ä"},"old":null,"new":NEW,"txid":"740"}"#;
+        assert_eq!(body.unwrap(), expected.replace("NEW", new));
+    }
+
+    #[rstest]
+    #[case(Columns::Include(vec![Ident::new("s"), Ident::new("id")]), r#"{"id":1,"s":"x"}"#)]
+    #[case(Columns::Exclude(vec![Ident::new("s"), Ident::new("id")]), r#"{"n":1.10,"j":{"b": 1,  "b":2}}"#)]
+    #[case(Columns::Include(vec![Ident::new("gone")]), "{}")]
+    fn columns_are_taken_out_and_the_others_keep_their_bytes(#[case] columns: Columns, #[case] kept: &str) {
+        let row = r#"{"id":1, "n":1.10,"j":{"b": 1,  "b":2},"s":"x"}"#;
+        let body = body(&event(Operation::Delete, Some(row), None), &TableName::new("public", "orders"), &columns);
+        let expected =
+            r#"{"op":"DELETE","table":{"schema":"public","name":"orders"},"old":OLD,"new":null,"txid":"740"}"#;
+        assert_eq!(body.unwrap(), expected.replace("OLD", kept));
+    }
+}

@@ -1,0 +1,189 @@
+//! Order: events of one key go one at a time, in the order in which they came; all others go side by side.
+//!
+//! An event may have two keys (an UPDATE that changes the key): it waits for, and then blocks, both.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    hash::Hash,
+};
+
+/// Names an event in here; ascending in order of admission.
+pub(super) type Ticket = u64;
+
+/// What is waiting and what is handed out, by key.
+///
+/// Nothing can get stuck: each key's queue is in order of admission, so the oldest event of all is always at the head
+/// of every queue it stands in.
+#[derive(Debug)]
+pub(super) struct Lanes<K> {
+    /// Every unfinished event of a key; the head is ready or handed out.
+    queues: HashMap<K, VecDeque<Ticket>>,
+    /// Keys of every unfinished event.
+    keys: HashMap<Ticket, Keys<K>>,
+    /// Nothing stands before them: the oldest goes first.
+    ready: BTreeSet<Ticket>,
+}
+
+/// The ordering keys of one event.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Keys<K> {
+    /// It has no order.
+    None,
+    /// The usual case.
+    One(K),
+    /// Before and after the change, which differ.
+    Both(K, K),
+}
+
+impl<K: Eq> Keys<K> {
+    /// Of the row before and after the change.
+    pub(super) fn of(old: Option<K>, new: Option<K>) -> Self {
+        match (old, new) {
+            (Some(old), Some(new)) if old != new => Self::Both(old, new),
+            (_, Some(key)) | (Some(key), None) => Self::One(key),
+            (None, None) => Self::None,
+        }
+    }
+}
+
+impl<K> Keys<K> {
+    fn iter(&self) -> impl Iterator<Item = &K> {
+        match self {
+            Self::None => [None, None],
+            Self::One(key) => [Some(key), None],
+            Self::Both(old, new) => [Some(old), Some(new)],
+        }
+        .into_iter()
+        .flatten()
+    }
+}
+
+impl<K: Clone + Eq + Hash> Lanes<K> {
+    pub(super) fn new() -> Self {
+        Self { queues: HashMap::new(), keys: HashMap::new(), ready: BTreeSet::new() }
+    }
+
+    /// Takes an event in. Tickets must ascend.
+    pub(super) fn admit(&mut self, ticket: Ticket, keys: Keys<K>) {
+        for key in keys.iter() {
+            self.queues.entry(key.clone()).or_default().push_back(ticket);
+        }
+        self.keys.insert(ticket, keys);
+        self.promote(ticket);
+    }
+
+    /// Hands out the oldest event that nothing stands before; each event once.
+    pub(super) fn next(&mut self) -> Option<Ticket> {
+        self.ready.pop_first()
+    }
+
+    /// An event that was handed out is done: what waited for it may go.
+    pub(super) fn finish(&mut self, ticket: Ticket) {
+        let Some(keys) = self.keys.remove(&ticket) else { return };
+        for key in keys.iter() {
+            let Some(queue) = self.queues.get_mut(key) else { continue };
+            queue.pop_front();
+            match queue.front().copied() {
+                Some(head) => self.promote(head),
+                None => drop(self.queues.remove(key)),
+            }
+        }
+    }
+
+    /// Makes an event ready if it is the head of each of its queues.
+    fn promote(&mut self, ticket: Ticket) {
+        let is_head = |key| self.queues.get(key).is_none_or(|queue| queue.front() == Some(&ticket));
+        if self.keys.get(&ticket).is_some_and(|keys| keys.iter().all(is_head)) {
+            self.ready.insert(ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys() -> impl Strategy<Value = Keys<u8>> {
+        (proptest::option::of(0..4_u8), proptest::option::of(0..4_u8)).prop_map(|(old, new)| Keys::of(old, new))
+    }
+
+    proptest! {
+        /// Events come in, go out and end in any interleaving, with a limit on what is out.
+        #[test]
+        fn a_key_has_one_event_in_flight_and_in_order_and_every_event_goes_out_once(
+            events in proptest::collection::vec(keys(), 1..40),
+            picks in proptest::collection::vec((0..3_u8, any::<prop::sample::Index>()), 0..200),
+            limit in 1..6_usize,
+        ) {
+            let mut lanes = Lanes::new();
+            let (mut admitted, mut out, mut handed) = (0, Vec::<Ticket>::new(), Vec::new());
+            let mut last = BTreeMap::<u8, Ticket>::new();
+            let mut picks = picks.into_iter();
+            loop {
+                // When the script is over: take all in, then hand out and finish until nothing is left.
+                let (what, which) = picks.next().map_or_else(
+                    || (if admitted < events.len() { 0 } else { 1 + u8::from(out.len() == limit) }, None),
+                    |(what, which)| (what, Some(which)),
+                );
+                match what {
+                    0 if admitted < events.len() => {
+                        lanes.admit(admitted as Ticket, events[admitted].clone());
+                        admitted += 1;
+                    }
+                    1 if out.len() < limit => match lanes.next() {
+                        Some(ticket) => {
+                            for key in events[usize::try_from(ticket).unwrap()].iter() {
+                                for other in &out {
+                                    let blocked = events[usize::try_from(*other).unwrap()].iter().any(|k| k == key);
+                                    prop_assert!(!blocked, "{ticket} and {other} share key {key}");
+                                }
+                                prop_assert!(last.insert(*key, ticket).is_none_or(|before| before < ticket));
+                            }
+                            out.push(ticket);
+                            handed.push(ticket);
+                        }
+                        None if which.is_none() && out.is_empty() => break,
+                        None if which.is_none() => lanes.finish(out.remove(0)),
+                        None => {}
+                    },
+                    _ if !out.is_empty() => {
+                        let at = which.map_or(0, |which| which.index(out.len()));
+                        lanes.finish(out.remove(at));
+                    }
+                    _ => {}
+                }
+            }
+            handed.sort_unstable();
+            prop_assert_eq!(handed, (0..events.len() as Ticket).collect::<Vec<_>>());
+            prop_assert!(lanes.queues.is_empty() && lanes.keys.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_update_that_changes_the_key_waits_for_both_and_blocks_both() {
+        let mut lanes = Lanes::new();
+        lanes.admit(0, Keys::One("a"));
+        lanes.admit(1, Keys::One("b"));
+        lanes.admit(2, Keys::of(Some("a"), Some("b")));
+        lanes.admit(3, Keys::One("a"));
+        lanes.admit(4, Keys::One("b"));
+        assert_eq!((lanes.next(), lanes.next(), lanes.next()), (Some(0), Some(1), None));
+        lanes.finish(1);
+        assert_eq!(lanes.next(), None);
+        lanes.finish(0);
+        assert_eq!((lanes.next(), lanes.next()), (Some(2), None));
+        lanes.finish(2);
+        assert_eq!((lanes.next(), lanes.next(), lanes.next()), (Some(3), Some(4), None));
+    }
+
+    #[test]
+    fn without_keys_all_go_at_once() {
+        let mut lanes = Lanes::<u8>::new();
+        (0..3).for_each(|ticket| lanes.admit(ticket, Keys::None));
+        assert_eq!((lanes.next(), lanes.next(), lanes.next()), (Some(0), Some(1), Some(2)));
+    }
+}

@@ -1,0 +1,554 @@
+//! From a committed change to a POST, with a real database and a real receiver.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use eventtrigger::{
+    api::BackoffPolicy,
+    delivery::{self, Config, Metrics, Monitor, Options, Phase, Progress},
+    log::{
+        Definition,
+        definition::{Columns, Header, HeaderValue, Policy, SecretName, Sink},
+    },
+    name::{Ident, ObjectName},
+};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    receiver::{Hit, Receiver, Reply},
+    support::{Database, everything, orders, owner, schema},
+};
+
+/// Far more than anything here takes, also on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A worker in a task.
+struct Running {
+    task: JoinHandle<()>,
+    progress: watch::Receiver<Progress>,
+    shutdown: CancellationToken,
+    registry: Registry,
+}
+
+impl Running {
+    fn start(database: &Database) -> Self {
+        Self::with(config(database), Duration::from_secs(10))
+    }
+
+    fn with(config: Config, grace: Duration) -> Self {
+        let mut registry = Registry::default();
+        let (monitor, progress) = Monitor::new(&Metrics::register(&mut registry));
+        let shutdown = CancellationToken::new();
+        let options = Options { holder: "test".to_owned(), grace };
+        let worker = delivery::run(config, options, monitor, shutdown.clone());
+        let task = tokio::spawn(async move { worker.await.expect("start a worker") });
+        Self { task, progress, shutdown, registry }
+    }
+
+    async fn until(&mut self, what: &str, condition: impl FnMut(&Progress) -> bool) -> Progress {
+        let waited = timeout(DEADLINE, self.progress.wait_for(condition)).await;
+        let Ok(found) = waited.map(|found| found.expect("the worker runs").clone()) else {
+            panic!("waited for: {what}; progress is {:?}", self.progress.borrow());
+        };
+        found
+    }
+
+    async fn caught_up(&mut self) -> Progress {
+        // What was there before the call is in the log when the worker looks next.
+        self.progress.mark_unchanged();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        self.until("caught up", |progress| progress.caught_up).await
+    }
+
+    /// As SIGTERM does.
+    async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(DEADLINE, self.task).await.expect("a clean stop").expect("no panic");
+    }
+
+    /// As SIGKILL does.
+    async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()
+    }
+}
+
+fn config(database: &Database) -> Config {
+    Config { owner: owner(), schema: schema(), connection: database.config.clone(), secrets: BTreeMap::new() }
+}
+
+/// Retries quickly.
+fn policy() -> Policy {
+    let delay = Duration::from_millis(20);
+    Policy { retry: 100, backoff: BackoffPolicy::Linear, delay, max: delay, ..Policy::default() }
+}
+
+/// Everything of `orders`, to a URL.
+fn trigger(name: &str, url: String) -> Definition {
+    Definition { sink: Some(Sink { url, headers: Vec::new() }), policy: policy(), ..everything(name, orders()) }
+}
+
+fn ids(hits: &[Hit]) -> Vec<&str> {
+    hits.iter().filter(|hit| hit.status == 200).map(Hit::id).collect()
+}
+
+async fn dead(database: &Database) -> Vec<(String, i64, i32, Option<i32>, String, Option<String>)> {
+    let sql =
+        "SELECT trigger_name, event_id, attempts, status, error, new::text FROM eventlog.dead_letter ORDER BY 1, 2";
+    let rows = database.client.query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4), row.get(5))).collect()
+}
+
+#[tokio::test]
+async fn an_event_arrives_as_a_cloudevent_with_the_columns_that_are_wanted() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut definition = trigger("paid", receiver.url("/hook?x=1"));
+    definition.columns = Columns::Exclude(vec![Ident::new("card")]);
+    admin.install("u1", &definition).await.unwrap();
+    let worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (42, 'a \"b\" ü', 1.50, '4111')").await;
+    let hit = receiver.until("one event", |hits| hits.len() == 1).await.remove(0);
+    let row = database.client.query_one("SELECT log_id::text FROM eventlog.meta", &[]).await.unwrap();
+    let event = database.client.query_one("SELECT txid::text FROM eventlog.event", &[]).await.unwrap();
+    assert_eq!(hit.path, "/hook?x=1");
+    assert_eq!(hit.header("ce-id"), format!("{}-1", row.get::<_, String>(0)));
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-type", "dev.eventtrigger.row.insert"),
+        ("ce-source", "/namespaces/shop/eventlogs/shop"),
+        ("ce-subject", "public.orders/42"),
+        ("ce-partitionkey", "42"),
+        ("ce-sequence", "00000000000000000001"),
+        ("ce-eventtrigger", "shop/paid"),
+        ("content-type", "application/json"),
+        ("user-agent", concat!("eventtrigger/", env!("CARGO_PKG_VERSION"))),
+    ] {
+        assert_eq!(hit.header(name), value, "{name}");
+    }
+    let time: jiff::Timestamp = hit.header("ce-time").parse().unwrap();
+    assert!(jiff::Timestamp::now().duration_since(time).abs() < jiff::SignedDuration::from_mins(1));
+    let body = json!({
+        "op": "INSERT", "table": {"schema": "public", "name": "orders"}, "old": null,
+        "new": {"id": 42, "status": "a \"b\" ü", "total": 1.50}, "txid": event.get::<_, String>(0),
+    });
+    assert_eq!(hit.json(), body);
+    assert!(hit.body.contains(r#""total":1.50"#), "as PostgreSQL wrote it: {}", hit.body);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn events_of_a_key_arrive_one_at_a_time_and_in_order_though_attempts_fail() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    receiver.reply(|_, _| Reply {
+        status: if fastrand::u8(..) < 50 { 503 } else { 200 },
+        after: Duration::from_millis(fastrand::u64(0..4)),
+    });
+    let mut worker = Running::start(&database);
+    database.run("INSERT INTO orders SELECT n, '0' FROM generate_series(1, 20) AS n").await;
+    for round in 1..=10 {
+        database.run(&format!("UPDATE orders SET status = '{round}'")).await;
+    }
+    // The key moves: before and after are one order.
+    database.run("UPDATE orders SET id = id + 100 WHERE id <= 5; UPDATE orders SET total = 1 WHERE id > 100").await;
+    database.run("DELETE FROM orders").await;
+    let progress = worker.caught_up().await;
+    let hits = receiver.hits();
+    let delivered = ids(&hits);
+    assert_eq!(delivered.len(), 20 + 200 + 5 + 5 + 20);
+    assert_eq!(delivered.iter().collect::<BTreeSet<_>>().len(), delivered.len(), "each once");
+    assert_eq!((progress.delivered, progress.dead), (250, 0));
+    assert_eq!(progress.attempts, progress.delivered + progress.retries);
+    assert!(progress.retries > 10, "{progress:?}");
+    assert_eq!(receiver.overlaps(), 0, "two attempts of one key at the same time");
+    let mut last = BTreeMap::new();
+    for hit in hits.iter().filter(|hit| hit.status == 200) {
+        let body = hit.json();
+        let keys: BTreeSet<_> = ["old", "new"].iter().filter_map(|row| body[row]["id"].as_i64()).collect();
+        for key in keys {
+            let before = last.insert(key, hit.sequence());
+            assert!(before.is_none_or(|before| before < hit.sequence()), "order of {key}");
+        }
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_is_repeated_with_the_same_id_until_it_works() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    receiver.reply(|_, attempt| Reply::now([500, 429, 404, 401, 200][attempt.min(4)]));
+    let mut worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (1)").await;
+    let progress = worker.caught_up().await;
+    let hits = receiver.hits();
+    assert_eq!(hits.iter().map(|hit| hit.status).collect::<Vec<_>>(), [500, 429, 404, 401, 200]);
+    assert_eq!(hits.iter().map(Hit::id).collect::<BTreeSet<_>>().len(), 1);
+    assert_eq!((progress.delivered, progress.attempts, progress.retries, progress.dead), (1, 5, 4, 0));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_given_up_is_a_dead_letter_and_the_next_of_its_key_goes_on() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut exhausted = trigger("exhausted", receiver.url("/exhausted"));
+    exhausted.policy.retry = 2;
+    let value = HeaderValue::Secret(SecretName::new("shop", "billing", "token"));
+    exhausted.sink.as_mut().unwrap().headers = vec![Header { name: "Authorization".to_owned(), value }];
+    admin.install("u1", &exhausted).await.unwrap();
+    admin.install("u2", &trigger("refused", receiver.url("/refused"))).await.unwrap();
+    receiver.reply(|hit, _| {
+        let first = hit.json()["op"] == "INSERT";
+        Reply::now(if !first {
+            200
+        } else if hit.path == "/refused" {
+            422
+        } else {
+            500
+        })
+    });
+    let mut config = config(&database);
+    config.secrets.insert(SecretName::new("shop", "billing", "token"), "Bearer very-secret".to_owned());
+    let mut worker = Running::with(config, Duration::from_secs(10));
+    database.run("INSERT INTO orders VALUES (1)").await;
+    database.run("UPDATE orders SET status = 'paid'").await;
+    let progress = worker.caught_up().await;
+    assert_eq!((progress.delivered, progress.dead, progress.attempts), (2, 2, 3 + 1 + 1 + 1));
+    assert_eq!(
+        receiver.hits()[0].header("authorization"),
+        if receiver.hits()[0].path == "/exhausted" { "Bearer very-secret" } else { "" }
+    );
+    worker.stop().await;
+    let row = r#"{"id":1,"status":null,"total":null,"card":null}"#.to_owned();
+    // The receiver answers with all that it was sent, as some do.
+    let dead = dead(&database).await;
+    assert_eq!(dead.len(), 2, "{dead:?}");
+    assert_eq!((&*dead[0].0, dead[0].1, dead[0].2, dead[0].3), ("exhausted", 1, 3, Some(500)));
+    assert_eq!((&*dead[1].0, dead[1].1, dead[1].2, dead[1].3), ("refused", 1, 1, Some(422)));
+    assert!(dead[0].4.starts_with("500 Internal Server Error: ") && dead[0].4.contains("[redacted]"), "{}", dead[0].4);
+    assert!(dead.iter().all(|letter| !letter.4.contains("very-secret") && letter.5.as_ref() == Some(&row)), "{dead:?}");
+}
+
+#[tokio::test]
+async fn a_clean_stop_in_the_middle_neither_repeats_nor_loses_an_event() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    // Some take much longer than others, so that what is done has gaps.
+    receiver.reply(|hit, _| Reply {
+        status: 200,
+        after: Duration::from_millis(if hit.sequence() % 7 == 0 { 60 } else { 2 }),
+    });
+    database.run("INSERT INTO orders SELECT n FROM generate_series(1, 1500) AS n").await;
+    for stop_at in [100, 400, 700, 1100] {
+        let worker = Running::start(&database);
+        receiver.until("some events", |hits| hits.len() >= stop_at).await;
+        worker.stop().await;
+        database.run("UPDATE orders SET status = 'x' WHERE id % 300 = 0").await;
+    }
+    let stopped = receiver.hits().len();
+    assert!(stopped < 1500, "{stopped}: it was not stopped in the middle");
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    worker.stop().await;
+    let hits = receiver.hits();
+    let delivered: BTreeSet<_> = ids(&hits).into_iter().collect();
+    assert_eq!((hits.len(), delivered.len()), (1520, 1520));
+}
+
+#[tokio::test]
+async fn after_a_crash_nothing_is_lost_and_only_the_latest_is_repeated() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    receiver.reply(|_, _| Reply { status: 200, after: Duration::from_millis(10) });
+    database.run("INSERT INTO orders SELECT n FROM generate_series(1, 1500) AS n").await;
+    let mut crashes = 0;
+    for kill_at in [200, 500, 800, 1100] {
+        let worker = Running::start(&database);
+        receiver.until("some events", |hits| hits.len() >= kill_at).await;
+        worker.kill().await;
+        crashes += 1;
+    }
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    worker.stop().await;
+    let hits = receiver.hits();
+    let delivered: BTreeSet<_> = ids(&hits).into_iter().collect();
+    assert_eq!(delivered.len(), 1500);
+    let repeated = hits.len() - delivered.len();
+    assert!(repeated <= crashes * 800, "{repeated} of 1500 repeated after {crashes} crashes");
+}
+
+#[tokio::test]
+async fn a_sink_that_hangs_does_not_hold_back_another_and_catches_up_when_it_is_back() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("slow", receiver.url("/slow"))).await.unwrap();
+    admin.install("u2", &trigger("fast", receiver.url("/fast"))).await.unwrap();
+    let slow = |hit: &Hit| hit.path == "/slow";
+    receiver.reply(move |hit, _| Reply { status: 200, after: if slow(hit) { DEADLINE } else { Duration::ZERO } });
+    let mut worker = Running::start(&database);
+    for round in 0..6 {
+        database.run(&format!("INSERT INTO orders SELECT n FROM generate_series({round}001, {round}999) AS n")).await;
+    }
+    receiver.until("all of the fast one", |hits| hits.iter().filter(|hit| !slow(hit)).count() == 6 * 999).await;
+    assert_eq!(receiver.hits().iter().filter(|hit| slow(hit)).count(), 0, "answered while it hangs");
+    assert!(receiver.begun("/slow") <= 32, "{}", receiver.begun("/slow"));
+    receiver.release();
+    let progress = worker.caught_up().await;
+    assert_eq!((progress.delivered, receiver.hits().len()), (2 * 6 * 999, 2 * 6 * 999));
+    // Back at the end of the log, both read together again.
+    database.run("UPDATE orders SET status = 'x' WHERE id = 1001").await;
+    receiver.until("one more each", |hits| hits.len() == 2 * 6 * 999 + 2).await;
+    let deadline = Instant::now() + DEADLINE;
+    while worker.metric("eventtrigger_delivery_passes") > 1.0 {
+        assert!(Instant::now() < deadline, "waited for one pass");
+        database.run("UPDATE orders SET status = status WHERE id = 1001").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_sink_is_tried_at_once_by_what_is_waiting() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut definition = trigger("all", receiver.url("/wrong"));
+    definition.policy = Policy { delay: Duration::from_hours(1), max: Duration::from_hours(1), ..policy() };
+    admin.install("u1", &definition).await.unwrap();
+    receiver.reply(|hit, _| Reply::now(if hit.path == "/wrong" { 503 } else { 200 }));
+    let mut worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (1), (2)").await;
+    receiver.until("two failures", |hits| hits.len() == 2).await;
+    definition.sink = Some(Sink { url: receiver.url("/right"), headers: Vec::new() });
+    admin.install("u1", &definition).await.unwrap();
+    receiver.until("two deliveries", |hits| hits.iter().filter(|hit| hit.path == "/right").count() == 2).await;
+    assert_eq!(worker.caught_up().await.retries, 2);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_suspended_trigger_keeps_its_backlog_and_delivers_it_when_resumed() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut definition = trigger("all", receiver.url("/"));
+    admin.install("u1", &definition).await.unwrap();
+    let mut worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (1, 'a')").await;
+    receiver.until("one event", |hits| hits.len() == 1).await;
+    definition.suspend = true;
+    admin.install("u1", &definition).await.unwrap();
+    // A suspended trigger is nothing to catch up with: this waits until the worker knows.
+    worker.caught_up().await;
+    database
+        .run("UPDATE orders SET status = 'b'; INSERT INTO orders SELECT n FROM generate_series(2, 1200) AS n")
+        .await;
+    database.run("UPDATE orders SET status = 'c' WHERE id = 1").await;
+    assert!(worker.caught_up().await.caught_up);
+    assert_eq!(receiver.hits().len(), 1);
+    definition.suspend = false;
+    admin.install("u1", &definition).await.unwrap();
+    let hits = receiver.until("the backlog", |hits| hits.len() >= 1202).await;
+    let first: Vec<_> = hits.iter().map(Hit::json).filter(|body| body["new"]["id"] == 1).collect();
+    assert_eq!(first.iter().map(|body| body["new"]["status"].clone()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    worker.caught_up().await;
+    assert_eq!(receiver.hits().len(), 1202);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_trigger_whose_secret_is_missing_waits_and_says_so_while_others_are_delivered() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut held = trigger("held", receiver.url("/held"));
+    let value = HeaderValue::Secret(SecretName::new("shop", "billing", "token"));
+    held.sink.as_mut().unwrap().headers = vec![Header { name: "X-Token".to_owned(), value }];
+    admin.install("u1", &held).await.unwrap();
+    admin.install("u2", &trigger("other", receiver.url("/other"))).await.unwrap();
+    let mut worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (1)").await;
+    receiver.until("the other's event", |hits| hits.iter().any(|hit| hit.path == "/other")).await;
+    let progress = worker.until("a held trigger", |progress| !progress.held.is_empty()).await;
+    assert_eq!(progress.held[0].trigger, ObjectName::new("shop", "held"));
+    assert!(progress.held[0].why.contains("shop/billing/token"), "{:?}", progress.held);
+    assert!(progress.readiness().is_ok() && !progress.caught_up);
+    worker.stop().await;
+    assert_eq!(receiver.hits().len(), 1, "nothing is sent without the header");
+    // The worker is started anew with the secret.
+    let mut config = config(&database);
+    config.secrets.insert(SecretName::new("shop", "billing", "token"), "t0ken".to_owned());
+    let worker = Running::with(config, Duration::from_secs(1));
+    let hits = receiver.until("the held event", |hits| hits.len() == 2).await;
+    assert_eq!((&*hits[1].path, hits[1].header("x-token")), ("/held", "t0ken"));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn one_worker_delivers_and_another_takes_over_when_it_dies_or_leaves() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    let mut first = Running::start(&database);
+    first.until("delivering", |progress| progress.phase == Phase::Delivering).await;
+    let mut second = Running::start(&database);
+    second.until("standing by", |progress| progress.phase == Phase::StandingBy).await;
+    database.run("INSERT INTO orders VALUES (1)").await;
+    first.caught_up().await;
+    first.kill().await;
+    let killed = Instant::now();
+    database.run("INSERT INTO orders VALUES (2)").await;
+    second.until("taken over", |progress| progress.phase == Phase::Delivering).await;
+    assert!(killed.elapsed() < Duration::from_secs(5), "took {:?}", killed.elapsed());
+    second.caught_up().await;
+    let mut third = Running::start(&database);
+    third.until("standing by", |progress| progress.phase == Phase::StandingBy).await;
+    second.stop().await;
+    database.run("INSERT INTO orders VALUES (3)").await;
+    third.until("taken over", |progress| progress.phase == Phase::Delivering).await;
+    third.caught_up().await;
+    let hits = receiver.hits();
+    assert_eq!(ids(&hits).iter().collect::<BTreeSet<_>>().len(), 3);
+    third.stop().await;
+}
+
+#[tokio::test]
+async fn a_removed_trigger_is_sent_nothing_more_and_the_other_of_its_table_is() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("gone", receiver.url("/gone"))).await.unwrap();
+    admin.install("u2", &trigger("stays", receiver.url("/stays"))).await.unwrap();
+    receiver.reply(|hit, _| Reply::now(if hit.path == "/gone" { 503 } else { 200 }));
+    let mut worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (1)").await;
+    receiver.until("an attempt", |hits| hits.iter().any(|hit| hit.path == "/gone")).await;
+    admin.remove(&ObjectName::new("shop", "gone")).await.unwrap();
+    worker.caught_up().await;
+    let before = receiver.begun("/gone");
+    database.run("INSERT INTO orders VALUES (2)").await;
+    worker.caught_up().await;
+    assert_eq!(receiver.begun("/gone"), before);
+    assert_eq!(receiver.hits().iter().filter(|hit| hit.path == "/stays").count(), 2);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_ends_late_is_delivered_and_holds_nobody_back() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    let late = database.another().await;
+    late.batch_execute("BEGIN; INSERT INTO orders VALUES (1)").await.unwrap();
+    let worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (2)").await;
+    receiver.until("the other's event", |hits| hits.len() == 1).await;
+    worker.stop().await;
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    late.batch_execute("COMMIT").await.unwrap();
+    let hits = receiver.until("the late event", |hits| hits.len() == 2).await;
+    assert_eq!(hits.iter().map(Hit::sequence).collect::<Vec<_>>(), [2, 1]);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_was_away_is_found_again_and_nothing_is_lost() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    receiver.reply(|_, _| Reply { status: 200, after: Duration::from_millis(5) });
+    let mut worker = Running::start(&database);
+    database.run("INSERT INTO orders SELECT n FROM generate_series(1, 600) AS n").await;
+    receiver.until("some events", |hits| hits.len() > 100).await;
+    database
+        .run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'eventtrigger deliver' AND datname = current_database()")
+        .await;
+    worker.until("away", |progress| matches!(progress.phase, Phase::Away(_))).await;
+    assert!(worker.progress.borrow().readiness().is_err() || worker.progress.borrow().phase == Phase::Delivering);
+    worker.until("back", |progress| progress.phase == Phase::Delivering).await;
+    worker.caught_up().await;
+    let hits = receiver.hits();
+    assert_eq!(ids(&hits).iter().collect::<BTreeSet<_>>().len(), 600);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn cursors_move_for_many_events_at_once_and_an_idle_worker_writes_nothing() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    for n in 0..5 {
+        admin.install(&format!("u{n}"), &trigger(&format!("t{n}"), receiver.url("/"))).await.unwrap();
+    }
+    let mut worker = Running::start(&database);
+    worker.until("delivering", |progress| progress.phase == Phase::Delivering).await;
+    let began = Instant::now();
+    database.run("INSERT INTO orders SELECT n FROM generate_series(1, 1000) AS n").await;
+    worker.caught_up().await;
+    assert_eq!(receiver.hits().len(), 5000);
+    let most = began.elapsed().as_secs_f64() / 0.05 + 2.0;
+    let commits = worker.metric("eventtrigger_delivery_cursor_commits_total");
+    assert!(commits <= most, "{commits} commits in {:?}", began.elapsed());
+    // Longer than any commit that is still due; then the transaction counter of the whole server says who wrote.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let commits = worker.metric("eventtrigger_delivery_cursor_commits_total");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(worker.metric("eventtrigger_delivery_cursor_commits_total") <= commits);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_worker_posts_within_20_ms_of_the_commit() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    let mut took = Vec::new();
+    for n in 0..21 {
+        database.run(&format!("INSERT INTO orders VALUES ({n})")).await;
+        let committed = Instant::now();
+        let hits = receiver.until("the event", |hits| hits.len() > n).await;
+        took.push(hits[n].at.saturating_duration_since(committed));
+        tokio::time::sleep(Duration::from_millis(7)).await;
+    }
+    took.sort();
+    assert!(took[10] < Duration::from_millis(20), "median {:?}, worst {:?}", took[10], took[20]);
+    worker.stop().await;
+}
+
+/// Keeps the type of a shared receiver in one place.
+#[tokio::test]
+async fn a_stop_waits_for_attempts_no_longer_than_the_grace() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Arc::new(Receiver::start().await);
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    receiver.reply(|_, _| Reply { status: 200, after: DEADLINE });
+    let worker = Running::with(config(&database), Duration::from_millis(200));
+    database.run("INSERT INTO orders VALUES (1)").await;
+    receiver.begins("/", 1).await;
+    let asked = Instant::now();
+    worker.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    receiver.release();
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    assert!(receiver.begun("/") >= 2, "what was broken off is sent again");
+    worker.stop().await;
+}

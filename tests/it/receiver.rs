@@ -1,0 +1,165 @@
+//! A sink in the test's own process: records what it gets, and answers as it is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    response::IntoResponse,
+};
+use tokio::{net::TcpListener, sync::watch};
+
+/// Far more than anything takes, also on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A request that was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Hit {
+    /// With the query.
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+    /// When it came.
+    pub(crate) at: Instant,
+    /// What was answered.
+    pub(crate) status: u16,
+}
+
+impl Hit {
+    /// The value of a header; empty if it is missing.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("headers are ASCII"))
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.header("ce-id")
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.header("ce-sequence").parse().expect("ce-sequence is a number")
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).expect("the body is JSON")
+    }
+}
+
+/// How to answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) after: Duration,
+}
+
+impl Reply {
+    pub(crate) fn now(status: u16) -> Self {
+        Self { status, after: Duration::ZERO }
+    }
+}
+
+/// Decides on a request, given how often its event has been answered before.
+type Behaviour = Arc<dyn Fn(&Hit, usize) -> Reply + Send + Sync>;
+
+struct Inner {
+    behaviour: Mutex<Behaviour>,
+    hits: watch::Sender<Vec<Hit>>,
+    /// Path and partition key of each request that is under way, and how many began by path.
+    open: Mutex<BTreeSet<(String, String)>>,
+    begun: watch::Sender<BTreeMap<String, usize>>,
+    overlaps: Mutex<usize>,
+    released: watch::Sender<bool>,
+}
+
+pub(crate) struct Receiver {
+    inner: Arc<Inner>,
+    port: u16,
+}
+
+impl Receiver {
+    pub(crate) async fn start() -> Self {
+        let inner = Arc::new(Inner {
+            behaviour: Mutex::new(Arc::new(|_, _| Reply::now(200))),
+            hits: watch::Sender::default(),
+            open: Mutex::default(),
+            begun: watch::Sender::default(),
+            overlaps: Mutex::default(),
+            released: watch::Sender::default(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let app = Router::new().fallback(receive).with_state(inner.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { inner, port }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Answers like this from now on.
+    pub(crate) fn reply(&self, behaviour: impl Fn(&Hit, usize) -> Reply + Send + Sync + 'static) {
+        *self.inner.behaviour.lock().unwrap() = Arc::new(behaviour);
+    }
+
+    /// Ends every delay, also of requests to come.
+    pub(crate) fn release(&self) {
+        self.inner.released.send_replace(true);
+    }
+
+    /// Every request that was answered, in that order.
+    pub(crate) fn hits(&self) -> Vec<Hit> {
+        self.inner.hits.borrow().clone()
+    }
+
+    /// How many requests for a path came, answered or not.
+    pub(crate) fn begun(&self, path: &str) -> usize {
+        self.inner.begun.borrow().get(path).copied().unwrap_or(0)
+    }
+
+    /// How often two requests with the same path and partition key were under way together.
+    pub(crate) fn overlaps(&self) -> usize {
+        *self.inner.overlaps.lock().unwrap()
+    }
+
+    /// Waits until so many requests for a path came.
+    pub(crate) async fn begins(&self, path: &str, count: usize) {
+        let mut begun = self.inner.begun.subscribe();
+        let waited = begun.wait_for(|begun| begun.get(path).is_some_and(|begun| *begun >= count));
+        tokio::time::timeout(DEADLINE, waited).await.expect("waited for requests to begin").expect("the receiver runs");
+    }
+
+    pub(crate) async fn until(&self, what: &str, mut condition: impl FnMut(&[Hit]) -> bool) -> Vec<Hit> {
+        let mut hits = self.inner.hits.subscribe();
+        let waited = tokio::time::timeout(DEADLINE, hits.wait_for(|hits| condition(hits))).await;
+        let Ok(found) = waited.map(|found| found.expect("the receiver runs").clone()) else {
+            panic!("waited for: {what}; there are {} hits", self.inner.hits.borrow().len());
+        };
+        found
+    }
+}
+
+async fn receive(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, body: String) -> impl IntoResponse {
+    let mut hit = Hit { path: uri.to_string(), headers, body, at: Instant::now(), status: 0 };
+    inner.begun.send_modify(|begun| *begun.entry(hit.path.clone()).or_default() += 1);
+    let key = (hit.path.clone(), hit.header("ce-partitionkey").to_owned());
+    if !inner.open.lock().unwrap().insert(key.clone()) {
+        *inner.overlaps.lock().unwrap() += 1;
+    }
+    let before = inner.hits.borrow().iter().filter(|other| other.path == hit.path && other.id() == hit.id()).count();
+    let behaviour = inner.behaviour.lock().unwrap().clone();
+    let reply = behaviour(&hit, before);
+    if !reply.after.is_zero() {
+        let mut released = inner.released.subscribe();
+        let _ = tokio::time::timeout(reply.after, released.wait_for(|released| *released)).await;
+    }
+    inner.open.lock().unwrap().remove(&key);
+    hit.status = reply.status;
+    let answer = format!("got {:?} {}", hit.headers, hit.body);
+    inner.hits.send_modify(|hits| hits.push(hit));
+    (StatusCode::from_u16(reply.status).expect("a status"), answer)
+}
