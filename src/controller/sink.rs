@@ -89,11 +89,8 @@ mod tests {
     };
 
     fn kinds(status: &EventSinkStatus) -> Vec<(&str, &str, &str)> {
-        let each = |condition: &_| -> (&str, &str, &str) {
-            let condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition = condition;
-            (&condition.type_, &condition.status, &condition.reason)
-        };
-        status.conditions.iter().map(each).collect()
+        let conditions = status.conditions.iter();
+        conditions.map(|found| (found.type_.as_str(), found.status.as_str(), found.reason.as_str())).collect()
     }
 
     #[test]
