@@ -22,7 +22,7 @@ pub enum Command {
     /// Run without a cluster: install what manifests in files want, deliver, and print how it goes.
     ///
     /// Secrets come from manifests of kind Secret, or from environment variables named
-    /// EVENTTRIGGER_SECRET_<NAMESPACE>_<NAME>_<KEY>, in capitals and with _ for everything that is neither letter nor digit.
+    /// `EVENTTRIGGER_SECRET_<NAMESPACE>_<NAME>_<KEY>`, in capitals and with _ for everything that is neither letter nor digit.
     /// Ends with 0 on SIGTERM and SIGINT; with 1 if a manifest is wrong, before anything is changed.
     Run(standalone::RunOptions),
     /// Print the SQL that run would run for these manifests, and change nothing.

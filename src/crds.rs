@@ -22,6 +22,6 @@ pub fn files() -> Result<Vec<(String, String)>, CrdError> {
 
 /// All of them, as `kubectl apply -f -` takes them.
 pub fn stream() -> Result<String, CrdError> {
-    let files = files()?;
-    Ok(files.into_iter().map(|(_, text)| format!("---\n{}\n", text.trim_end())).collect())
+    let texts: Vec<_> = files()?.into_iter().map(|(_, text)| text).collect();
+    Ok(format!("---\n{}", texts.join("---\n")))
 }

@@ -39,7 +39,7 @@ async fn start(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(options) => return Ok(standalone::run(options, shutdown).await?.into()),
         Command::Plan(options) => return Ok(standalone::plan(options, shutdown).await?.into()),
         Command::Crds => io::stdout().lock().write_all(crds::stream()?.as_bytes())?,
-        Command::Controller(options) => controller::run(options, shutdown).await?,
+        Command::Controller(options) => Box::pin(controller::run(options, shutdown)).await?,
         Command::Deliver(options) => deliver::deliver(options, shutdown).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -452,7 +452,8 @@ impl Folder {
         let port = port.to_string();
         let listen = [("port", port.as_str())];
         let all = ours.iter().chain(settings).chain(&listen);
-        let text: String = all.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
+        let lines: Vec<_> = all.map(|(name, value)| format!("{name} = '{}'", value.replace('\'', "''"))).collect();
+        let text = lines.join("\n") + "\n";
         let path = self.data().join("eventtrigger.conf");
         fs::write(&path, text).doing("write", &path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).doing("restrict", &path)?;
@@ -507,5 +508,5 @@ fn free_port(before: u16) -> io::Result<u16> {
 fn new_password() -> String {
     let mut bytes = [0; 16];
     rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).expect("the system has random numbers");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }

@@ -105,7 +105,7 @@ pub fn load(sources: &[Source], settings: &Settings) -> Result<Manifests, Vec<Mi
     let mut loader = Loader { schemas, settings, found: Manifests::default(), mistakes: Vec::new() };
     for source in sources {
         let (documents, error) = yaml::read(&source.text);
-        for document in documents {
+        for document in &documents {
             loader.document(&source.name, document);
         }
         if let Some(yaml::NotYaml { line, why }) = error {
@@ -149,25 +149,28 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn document(&mut self, file: &str, document: Document) {
+    fn document(&mut self, file: &str, document: &Document) {
         let is_list = document.value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
         match &document.value["items"] {
             Value::Array(items) if is_list => {
                 for index in 0..items.len() {
-                    self.document(file, document.part(&format!("/items/{index}")));
+                    self.document(file, &document.part(&format!("/items/{index}")));
                 }
             }
             _ => self.object(file, document),
         }
     }
 
-    fn object(&mut self, file: &str, document: Document) {
+    fn object(&mut self, file: &str, document: &Document) {
         let mut value = document.value.clone();
-        without_nulls(&mut value);
-        let at = Place { file, document: &document, object: described(&value, &self.settings.namespace) };
+        let at = Place { file, document, object: described(&value, &self.settings.namespace) };
         if !value.is_object() {
             self.mistakes.push(at.mistake("", "is not a manifest; one begins with apiVersion and kind"));
             return;
+        }
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            // kubectl prints `creationTimestamp: null`.
+            metadata.retain(|_, value| !value.is_null());
         }
         let text = |name: &str| value[name].as_str().map(str::to_owned);
         let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
@@ -296,18 +299,6 @@ fn described(value: &Value, namespace: &str) -> Option<String> {
     })
 }
 
-/// The API server drops nulls: `on: {update: null}` is `on: {}`.
-fn without_nulls(value: &mut Value) {
-    match value {
-        Value::Object(object) => {
-            object.retain(|_, value| !value.is_null());
-            object.values_mut().for_each(without_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(without_nulls),
-        _ => {}
-    }
-}
-
 /// Values are never repeated.
 fn secret_findings(secret: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -328,7 +319,8 @@ fn secret_findings(secret: &Value) -> Vec<Finding> {
 /// The same for the same object in every run: the log's owner and definitions are known by it.
 fn uid(kind: &str, name: &ObjectName) -> String {
     let digest = Sha256::digest(format!("eventtrigger run\n{kind}\n{name}"));
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let half = digest.first_chunk().expect("a SHA-256 has 32 bytes");
+    let hex = format!("{:032x}", u128::from_be_bytes(*half));
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 

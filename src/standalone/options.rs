@@ -22,11 +22,11 @@ pub struct Input {
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
 
-    /// Where a Service is that a manifest refers to, such as billing.shop=http://127.0.0.1:8080. May be repeated.
+    /// Where a Service is that a manifest refers to, such as `billing.shop=http://127.0.0.1:8080`. May be repeated.
     #[arg(long = "service", value_name = "NAME.NAMESPACE=URL", value_parser = service)]
     pub services: Vec<(ObjectName, String)>,
 
-    /// The database, such as postgresql://app:secret@localhost/app; used for every EventLog in place of its connection.
+    /// The database, such as `postgresql://app:secret@localhost/app`; used for every EventLog in place of its connection.
     /// Without it, an embedded PostgreSQL is downloaded and started.
     #[arg(long, env = "EVENTTRIGGER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
@@ -36,12 +36,12 @@ pub struct Input {
     pub major: Major,
 
     /// Folder of the embedded PostgreSQL's data; made if it is missing. Default: /var/lib/eventtrigger/postgres-VERSION for
-    /// root, else eventtrigger/postgres-VERSION in $XDG_DATA_HOME or ~/.local/share.
+    /// root, else eventtrigger/postgres-VERSION in `$XDG_DATA_HOME` or ~/.local/share.
     #[arg(long, value_name = "FOLDER", conflicts_with = "database_url")]
     pub data_dir: Option<PathBuf>,
 
     /// Folder where the embedded PostgreSQL's programs are kept. Default: /var/cache/eventtrigger for root, else
-    /// eventtrigger in $XDG_CACHE_HOME or ~/.cache.
+    /// eventtrigger in `$XDG_CACHE_HOME` or ~/.cache.
     #[arg(long, value_name = "FOLDER", conflicts_with = "database_url")]
     pub cache_dir: Option<PathBuf>,
 }

@@ -174,7 +174,7 @@ impl Tended {
             None => false,
         };
         if !told {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -1,5 +1,8 @@
 //! Tests against a real PostgreSQL: one binary, so that linking is paid once.
 
+// Clippy makes an exception for functions marked as tests, not for what they call.
+#![allow(clippy::unwrap_used)]
+
 mod capture;
 mod delivery;
 mod log;

@@ -55,17 +55,16 @@ pub(super) fn check(manifests: &mut Manifests, environment: &BTreeMap<String, St
                 continue;
             }
             let variable = variable(&secret, key);
-            match environment.get(&variable) {
-                Some(value) => from_environment.push((secret, key.clone(), value.clone())),
-                None => {
-                    let field = format!("spec.headers[{index}].valueFrom.secretKeyRef");
-                    let what = format!(
-                        "{field}: there is no Secret {secret} with a key {key:?}; add it to the manifests, or set the \
-                         environment variable {variable}"
-                    );
-                    mistakes.push(manifests.mistake("EventSink", name, &field, what));
-                }
+            if let Some(value) = environment.get(&variable) {
+                from_environment.push((secret, key.clone(), value.clone()));
+                continue;
             }
+            let field = format!("spec.headers[{index}].valueFrom.secretKeyRef");
+            let what = format!(
+                "{field}: there is no Secret {secret} with a key {key:?}; add it to the manifests, or set the environment \
+                 variable {variable}"
+            );
+            mistakes.push(manifests.mistake("EventSink", name, &field, what));
         }
     }
     for (secret, key, value) in from_environment {

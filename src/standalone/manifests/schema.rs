@@ -75,12 +75,9 @@ impl Schema {
         let broken = kube_cel::Validator::new().validate(&self.published, object, None).err();
         for rule in broken.into_iter().flatten().filter(|rule| rule.kind == ErrorKind::ValidationFailure) {
             let pointer = pointer(&rule.field_path);
-            // A rule about an object whose fields are wrong mostly complains of the same mistake once more.
-            if !findings.iter().any(|finding| finding.pointer.starts_with(&pointer)) {
-                let value = object.pointer(&pointer).filter(|value| !value.is_object() && !value.is_array());
-                let value = value.map(|value| format!("{}: ", shown(&pointer, value))).unwrap_or_default();
-                findings.push(Finding { text: format!("{value}{}", rule.message), pointer });
-            }
+            let value = object.pointer(&pointer).filter(|value| !value.is_object() && !value.is_array());
+            let value = value.map(|value| format!("{}: ", shown(&pointer, value))).unwrap_or_default();
+            findings.push(Finding { text: format!("{value}{}", rule.message), pointer });
         }
         findings
     }
@@ -125,7 +122,8 @@ impl Schema {
                 ))
             }
             ValidationErrorKind::Pattern { pattern } if self.durations == *pattern => {
-                one(format!("{value} is not a duration; write it as 30s, 1m30s or PT30S"))
+                let parsed = error.instance().as_str().unwrap_or_default().parse::<api::Duration>();
+                one(parsed.err().unwrap_or_else(|| format!("{value} is not a duration")))
             }
             ValidationErrorKind::Pattern { pattern } => {
                 one(format!("{value} does not have the form {pattern}{}", meaning(schema)))
@@ -156,12 +154,17 @@ impl Schema {
 
 /// A mistyped scalar, with the way to write it.
 fn wrong_type(value: &str, instance: &Value, schema: &Value) -> String {
+    if instance.is_null() {
+        let empty =
+            if properties(schema).is_empty() && schema["type"] == json!("object") { ", such as {}" } else { "" };
+        return format!("there is nothing after it; write its value{empty}, or leave the field out");
+    }
     let wanted = match &schema["type"] {
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
         kind => kind.as_str().unwrap_or("something else").to_owned(),
     };
     let is = match instance {
-        Value::Null => "null",
+        Value::Null => "empty",
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
         Value::String(_) => "a string",
@@ -178,37 +181,33 @@ fn wrong_type(value: &str, instance: &Value, schema: &Value) -> String {
     format!("{value} is {is}; {remedy}")
 }
 
-/// Makes the schema say what the API server's strict field validation and its own extensions of OpenAPI say.
+/// Makes the schema say what the API server's strict field validation and its own keywords say.
 fn tighten(schema: &mut Value) {
-    match schema {
-        Value::Object(object) => {
-            let closed = match object.get("additionalProperties") {
-                Some(additional) => *additional == Value::Bool(false),
-                None => !object.contains_key("x-kubernetes-preserve-unknown-fields"),
-            };
-            let has_properties = object.get("properties").is_some_and(Value::is_object);
-            if closed && has_properties {
-                object.insert("additionalProperties".to_owned(), Value::Bool(false));
-            } else if closed && object.get("type") == Some(&json!("object")) {
-                // Tells of the field, where `additionalProperties: false` alone tells of a false schema.
-                object.remove("additionalProperties");
-                object.insert("maxProperties".to_owned(), json!(0));
-            }
-            if object.contains_key("x-kubernetes-int-or-string") {
-                object.insert("type".to_owned(), json!(["integer", "string"]));
-            }
-            if object.get("x-kubernetes-list-type") == Some(&json!("set")) {
-                object.insert("uniqueItems".to_owned(), Value::Bool(true));
-            }
-            for (key, value) in object.iter_mut() {
-                match (key.as_str(), value) {
-                    ("properties", Value::Object(properties)) => properties.values_mut().for_each(tighten),
-                    ("items" | "additionalProperties", value) => tighten(value),
-                    _ => {}
-                }
-            }
+    let Value::Object(object) = schema else { return };
+    let closed = match object.get("additionalProperties") {
+        Some(additional) => *additional == Value::Bool(false),
+        None => !object.contains_key("x-kubernetes-preserve-unknown-fields"),
+    };
+    let has_properties = object.get("properties").is_some_and(Value::is_object);
+    if closed && has_properties {
+        object.insert("additionalProperties".to_owned(), Value::Bool(false));
+    } else if closed && object.get("type") == Some(&json!("object")) {
+        // Tells of the field, where `additionalProperties: false` alone tells of a false schema.
+        object.remove("additionalProperties");
+        object.insert("maxProperties".to_owned(), json!(0));
+    }
+    if object.contains_key("x-kubernetes-int-or-string") {
+        object.insert("type".to_owned(), json!(["integer", "string"]));
+    }
+    if object.get("x-kubernetes-list-type") == Some(&json!("set")) {
+        object.insert("uniqueItems".to_owned(), Value::Bool(true));
+    }
+    for (key, value) in object.iter_mut() {
+        match (key.as_str(), value) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(tighten),
+            ("items" | "additionalProperties", value) => tighten(value),
+            _ => {}
         }
-        _ => {}
     }
 }
 
@@ -296,8 +295,14 @@ fn shown(pointer: &str, value: &Value) -> String {
 
 /// `spec.headers[0].name` as a JSON pointer.
 pub(super) fn pointer(path: &str) -> String {
-    let segments = path.split(['.', '[']).map(|segment| segment.trim_end_matches(']'));
-    segments.filter(|segment| !segment.is_empty()).map(|segment| format!("/{}", escape(segment))).collect()
+    let mut pointer = String::new();
+    for segment in
+        path.split(['.', '[']).map(|segment| segment.trim_end_matches(']')).filter(|segment| !segment.is_empty())
+    {
+        pointer.push('/');
+        pointer.push_str(&escape(segment));
+    }
+    pointer
 }
 
 /// A JSON pointer as people write a field: `spec.headers[0].name`.
@@ -305,14 +310,16 @@ pub(super) fn field(pointer: &str) -> String {
     let mut field = String::new();
     for segment in pointer.split('/').skip(1) {
         let segment = segment.replace("~1", "/").replace("~0", "~");
-        if segment.parse::<usize>().is_ok() {
-            field.push_str(&format!("[{segment}]"));
-        } else if segment.chars().all(|char| char.is_alphanumeric() || char == '-' || char == '_') {
-            field.push_str(if field.is_empty() { "" } else { "." });
-            field.push_str(&segment);
+        let part = if segment.parse::<usize>().is_ok() {
+            format!("[{segment}]")
+        } else if !segment.chars().all(|char| char.is_alphanumeric() || char == '-' || char == '_') {
+            format!("[{segment:?}]")
+        } else if field.is_empty() {
+            segment
         } else {
-            field.push_str(&format!("[{segment:?}]"));
-        }
+            format!(".{segment}")
+        };
+        field.push_str(&part);
     }
     field
 }

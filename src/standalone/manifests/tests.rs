@@ -16,7 +16,7 @@ metadata: {name: paid}
 spec:
   eventLogRef: {name: shop}
   table: {name: orders}
-  \"on\": {insert: {}}
+  on: {insert: {}}
   sink: {uri: http://localhost:8080/}
 ";
 
@@ -55,16 +55,21 @@ fn good_manifests_get_their_defaults_and_the_same_uid_in_every_run() {
     &["shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing; add it: Where the events go",
       "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: columns, delivery, eventLogRef, on, reclaimPolicy, sink, suspend, table)"])]
 #[case::unknown_operation("insert: {}", "upsert: {}",
-    &["shop.yaml:12: EventTrigger shop/paid: spec.on.upsert: there is no such field; did you mean insert? (of: delete, insert, update)"])]
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.upsert: there is no such field; did you mean insert? (of: delete, insert, update)",
+      "shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update and delete, such as insert: {}"])]
 #[case::nothing_may_stand_there("insert: {}", "insert: {columns: [a]}",
     &["shop.yaml:12: EventTrigger shop/paid: spec.on.insert.columns: there is no such field; nothing may stand here: write {}"])]
-#[case::a_key_that_kubectl_takes_for_true("\"on\": ", "on: ",
-    &["shop.yaml:12: EventTrigger shop/paid: spec.on: without quotes this key is a boolean to kubectl (YAML 1.1); write \"on\":"])]
+#[case::a_key_that_kubectl_takes_for_false("metadata: {name: paid}", "metadata: {name: paid, labels: {no: way}}",
+    &["shop.yaml:8: EventTrigger shop/paid: metadata.labels.no: without quotes this key is a boolean to kubectl (YAML 1.1); write \"no\":"])]
 #[case::a_value_that_kubectl_takes_for_false("insert: {}", "update: {columns: [y, no]}",
     &["shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns[0]: y without quotes is a boolean to kubectl (YAML 1.1); write \"y\"",
       "shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns[1]: no without quotes is a boolean to kubectl (YAML 1.1); write \"no\""])]
-#[case::no_operation("{insert: {}}", "{update: null}",
+#[case::no_operation("{insert: {}}", "{}",
     &["shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update and delete, such as insert: {}"])]
+#[case::no_on("  on: {insert: {}}\n", "",
+    &["shop.yaml:9: EventTrigger shop/paid: spec: on: name at least one of insert, update and delete, such as on: {insert: {}}"])]
+#[case::nothing_after_it("{insert: {}}", "\n    insert:",
+    &["shop.yaml:13: EventTrigger shop/paid: spec.on.insert: there is nothing after it; write its value, such as {}, or leave the field out"])]
 #[case::type_of_a_scalar("table: {name: orders}", "table: {name: 5}\n  suspend: \"true\"",
     &["shop.yaml:11: EventTrigger shop/paid: spec.table.name: 5 is a number; put it in quotes",
       "shop.yaml:12: EventTrigger shop/paid: spec.suspend: \"true\" is a string; write true or false"])]
@@ -119,10 +124,7 @@ fn every_mistake_of_every_document_and_file_is_said_in_order() {
         name: "a.yaml".to_owned(),
         text: with("insert: {}", "udpate: {}").replace("name: orders", "nam: orders"),
     };
-    let b = Source {
-        name: "b.yaml".to_owned(),
-        text: GOOD.replace("name: shop", "name: shop2").replace("name: paid", "name: paid"),
-    };
+    let b = Source { name: "b.yaml".to_owned(), text: GOOD.replace("name: shop", "name: shop2") };
     let found = load(&[a, b], &settings()).unwrap_err();
     let found: Vec<_> = found.iter().map(Mistake::to_string).collect();
     assert_eq!(
@@ -131,6 +133,7 @@ fn every_mistake_of_every_document_and_file_is_said_in_order() {
             "a.yaml:11: EventTrigger shop/paid: spec.table.nam: there is no such field; did you mean name? (of: name, schema)",
             "a.yaml:11: EventTrigger shop/paid: spec.table.name: is missing; add it: Name of the table",
             "a.yaml:12: EventTrigger shop/paid: spec.on.udpate: there is no such field; did you mean update? (of: delete, insert, update)",
+            "a.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update and delete, such as insert: {}",
             "b.yaml:4: EventLog shop/shop2: spec.schema: \"eventlog\" is also the schema of EventLog shop/shop, and without a cluster both are in one database; give each its own",
             "b.yaml:8: EventTrigger shop/paid: metadata.name: \"paid\" is also defined at a.yaml:6; remove one of them",
         ]
@@ -191,7 +194,7 @@ fn a_list_is_its_items_and_other_kinds_are_left_alone() {
     let list = format!("apiVersion: v1\nkind: List\nitems:\n{}\n", items.join("\n"));
     assert_eq!(load_one(&list, &settings()).unwrap().triggers.len(), 1);
     let wrong = mistakes(&list.replace("insert: {}", "isnert: {}"));
-    assert_eq!(wrong.len(), 1);
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
     assert!(wrong[0].starts_with("shop.yaml:14: EventTrigger shop/paid: spec.on.isnert:"), "{wrong:?}");
 
     let others = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";

@@ -1,7 +1,8 @@
 //! YAML text to JSON values that remember their lines.
 //!
-//! Read as kubectl reads it, which is YAML 1.1 where it differs: an unquoted `on` or `no` is a boolean there. As a key
-//! it is refused, as a value it becomes the boolean, so that a file that works here works in a cluster.
+//! Read as kubectl reads it, which is YAML 1.1 where it differs: an unquoted `on` or `no` is a boolean there. As a value it
+//! becomes the boolean, as a key it is refused, so that a file that works here works in a cluster. Only `spec.on` is
+//! taken either way, as the API takes it.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -112,7 +113,8 @@ impl Document {
             self.findings.push((within.to_owned(), "has a key that is not a string".to_owned()));
             return String::new();
         };
-        if *style == ScalarStyle::Plain && boolean(text).is_some() {
+        let operations = text == "on" && within.ends_with("/spec");
+        if *style == ScalarStyle::Plain && boolean(text).is_some() && !operations {
             let why = format!("without quotes this key is a boolean to kubectl (YAML 1.1); write \"{text}\":");
             self.findings.push((format!("{within}/{}", escape(text)), why));
         }
@@ -120,22 +122,21 @@ impl Document {
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Cow<'_, Tag>>, pointer: &str) -> Value {
-        if style == ScalarStyle::Plain && tag.is_none() {
-            if let Some(value) = boolean(text) {
-                if !matches!(text.to_ascii_lowercase().as_str(), "true" | "false") {
-                    self.spelled.insert(pointer.to_owned(), text.to_owned());
-                }
-                return Value::Bool(value);
+        if style == ScalarStyle::Plain
+            && tag.is_none()
+            && let Some(value) = boolean(text)
+        {
+            if !matches!(text.to_ascii_lowercase().as_str(), "true" | "false") {
+                self.spelled.insert(pointer.to_owned(), text.to_owned());
             }
+            return Value::Bool(value);
         }
-        match Scalar::parse_from_cow_and_metadata(text.into(), style, tag) {
-            Some(scalar) => json(&scalar),
-            None => {
-                let tag = tag.map(ToString::to_string).unwrap_or_default();
-                self.findings.push((pointer.to_owned(), format!("{text:?} cannot be read as {tag}")));
-                Value::Null
-            }
-        }
+        let Some(scalar) = Scalar::parse_from_cow_and_metadata(text.into(), style, tag) else {
+            let tag = tag.map(ToString::to_string).unwrap_or_default();
+            self.findings.push((pointer.to_owned(), format!("{text:?} cannot be read as {tag}")));
+            return Value::Null;
+        };
+        json(&scalar)
     }
 }
 
@@ -199,6 +200,7 @@ mod tests {
         let (documents, _) = read("on: 1\n\"off\": 2\n");
         let why = "without quotes this key is a boolean to kubectl (YAML 1.1); write \"on\":";
         assert_eq!(documents[0].findings, [("/on".to_owned(), why.to_owned())]);
+        assert_eq!(read("spec: {on: {}}\n").0[0].findings, []);
     }
 
     #[test]
@@ -211,8 +213,11 @@ mod tests {
     #[test]
     fn anchors_are_followed_and_bombs_are_not() {
         assert_eq!(read("a: &x [1]\nb: *x\n").0[0].value, json!({"a": [1], "b": [1]}));
-        let bomb: String =
-            (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))).collect();
+        let level = |n: i32| format!("a{n}: &a{n} [{}]", vec![format!("*a{}", n - 1); 10].join(","));
+        let bomb = (1..12).map(level).collect::<Vec<_>>().join(
+            "
+",
+        );
         assert!(read(&format!("a0: &a0 x\n{bomb}")).1.is_some());
     }
 }

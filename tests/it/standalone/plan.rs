@@ -50,7 +50,7 @@ async fn every_table_that_does_not_fit_is_said_with_its_line() {
     assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
     let expected = format!(
         "{columns}:24: EventTrigger shop/customers: spec.table: public.customers is a view, whose changes cannot be captured; name the table under it\n\
-         {file}:31: EventTrigger shop/orders: spec.on.update.columns: public.orders has no column \"statsu\"; it has: id, status, total\n\
+         {file}:30: EventTrigger shop/orders: spec.on.update.columns: public.orders has no column \"statsu\"; it has: id, status, total\n\
          2 mistakes; nothing was changed.\n"
     );
     assert_eq!(stderr, expected);

@@ -11,7 +11,7 @@ use eventtrigger::log::ConnectConfig;
 use tokio::process::{Child, Command};
 
 /// How long anything may take to come.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A folder for one test, which the server's account can pass through.
 pub(crate) fn folder() -> tempfile::TempDir {
@@ -72,9 +72,8 @@ impl Running {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(DEADLINE, waited).await.is_err() {
-            panic!("waited for {what}:\n{}{}", self.stdout(), self.stderr());
-        }
+        let came = tokio::time::timeout(DEADLINE, waited).await;
+        assert!(came.is_ok(), "waited for {what}:\n{}{}", self.stdout(), self.stderr());
     }
 
     pub(crate) async fn signal(mut self, signal: &str) -> ExitStatus {
