@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use crate::resolve::LookupError;
+use crate::{log, resolve::LookupError};
 
 /// Failed to do something with the API server.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,11 @@ pub(super) fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
+        // The database's own words, without the client's.
+        let said = match error.downcast_ref::<tokio_postgres::Error>() {
+            Some(error) => log::explain(error),
+            None => error.to_string(),
+        };
         if !text.contains(&said) {
             text = format!("{text}: {said}");
         }

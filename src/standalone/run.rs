@@ -25,7 +25,9 @@ const ROUND: Duration = Duration::from_secs(2);
 pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Result<Ending> {
     let Some((_, logs)) = checked(&options.input).await? else { return Ok(Ending::Failure) };
     let listener = match options.listen {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("--listen {address}: {error}"))?),
+        Some(address) => {
+            Some(TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!("--listen {address}: {error}"))?)
+        }
         None => None,
     };
     let database = tokio::select! {
@@ -119,6 +121,9 @@ fn readiness(logs: &[Tended]) -> server::Readiness {
 /// The password is in it: it guards against other users of this machine, who cannot read this terminal.
 fn introduce(server: &Embedded) {
     let found = if server.adopted() { "was running already" } else { "was started" };
-    println!("PostgreSQL in {} {found}. For psql, on this machine only (it holds the password):", server.folder().display());
+    println!(
+        "PostgreSQL in {} {found}. For psql, on this machine only (it holds the password):",
+        server.folder().display()
+    );
     println!("  {}\n", server.uri());
 }
