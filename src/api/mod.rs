@@ -5,6 +5,8 @@
 
 // `KubeSchema` repeats each struct inside a function, where its `pub` reaches nobody.
 #![allow(unreachable_pub)]
+// Each printer column says its type.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod condition;
 mod destination;

@@ -69,7 +69,7 @@ impl Error {
     pub(super) fn explain(&self) -> String {
         match self {
             Self::Lookup(error) => {
-                let why = error.source().map(|source| explain(source)).unwrap_or_default();
+                let why = error.source().map(explain).unwrap_or_default();
                 format!("{error}: {why}")
             }
             Self::Api { .. } => explain(self),

@@ -47,3 +47,43 @@ where
         Err(error) => Err(failed(format!("mark {} {namespace}/{name}", K::kind(&())))(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::Value;
+    use tower_test::mock;
+
+    use super::*;
+    use crate::{api::EventSink, resolve::testing::parse};
+
+    #[tokio::test]
+    async fn a_mark_changes_only_the_version_that_was_read_and_keeps_the_marks_of_others() {
+        let object = r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink,
+            metadata: {name: pay, namespace: bank, resourceVersion: '7', finalizers: [theirs]}, spec: {uri: 'http://a/'}}";
+        let sink: EventSink = parse(object);
+        let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
+        let client = Client::new(service, "default");
+        let answer = tokio::spawn(async move {
+            let mut bodies = Vec::new();
+            for _ in 0..2 {
+                let (request, send) = server.next_request().await.unwrap();
+                let body = request.into_body().collect_bytes().await.unwrap();
+                bodies.push(serde_json::from_slice::<Value>(&body).unwrap());
+                let object = serde_json::to_vec(&parse::<Value>(object)).unwrap();
+                send.send_response(Response::new(Body::from(object)));
+            }
+            bodies
+        });
+        add(&client, &sink, "ours").await.unwrap();
+        remove(&client, &sink, "theirs").await.unwrap();
+        assert_eq!(
+            answer.await.unwrap(),
+            [
+                json!({"metadata": {"finalizers": ["theirs", "ours"], "resourceVersion": "7"}}),
+                json!({"metadata": {"finalizers": [], "resourceVersion": "7"}}),
+            ]
+        );
+    }
+}

@@ -81,9 +81,15 @@ where
 impl Concerned {
     fn poke(&self, pokes: &Pokes) {
         let Self { logs, sinks, triggers } = self;
-        logs.iter().for_each(|log| pokes.log(log));
-        sinks.iter().for_each(|sink| pokes.sink(sink));
-        triggers.iter().for_each(|trigger| pokes.trigger(trigger));
+        for log in logs {
+            pokes.log(log);
+        }
+        for sink in sinks {
+            pokes.sink(sink);
+        }
+        for trigger in triggers {
+            pokes.trigger(trigger);
+        }
     }
 }
 

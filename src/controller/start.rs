@@ -101,7 +101,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), St
             tracing::info!(identity, "holds the lease");
             metrics.elected();
             let work = Work { client, image, identity, metrics, behind };
-            work.run(&mut leader, &shutdown).await
+            Box::pin(work.run(&mut leader, &shutdown)).await
         }
     };
     leader.resign().await;

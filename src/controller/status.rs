@@ -74,3 +74,54 @@ where
         Err(error) => Err(failed(format!("write the status of {} {namespace}/{name}", K::kind(&())))(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use tower_test::mock;
+
+    use super::*;
+    use crate::{
+        api::{EventSink, EventSinkStatus},
+        resolve::testing::parse,
+    };
+
+    fn sink() -> EventSink {
+        parse(
+            r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, metadata: {name: pay, namespace: bank}, spec: {uri: 'http://a/'},
+               status: {observedGeneration: 1, conditions: []}}",
+        )
+    }
+
+    #[tokio::test]
+    async fn an_equal_status_asks_nothing_of_the_api_server() {
+        let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
+        let (client, sink) = (Client::new(service, "default"), sink());
+        let old = sink.status.as_ref();
+        assert!(!write(&client, &sink, old, old.unwrap()).await.unwrap());
+        drop(client);
+        assert!(server.next_request().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_new_status_is_applied_to_the_subresource_and_a_resource_that_is_gone_needs_none() {
+        let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
+        let (client, sink) = (Client::new(service, "default"), sink());
+        let answer = tokio::spawn(async move {
+            let (request, send) = server.next_request().await.unwrap();
+            let gone = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "gone"}"#;
+            send.send_response(Response::builder().status(404).body(Body::from(gone.as_bytes().to_vec())).unwrap());
+            let (parts, body) = request.into_parts();
+            (parts, body.collect_bytes().await.unwrap())
+        });
+        let new = EventSinkStatus { observed_generation: 2, ..EventSinkStatus::default() };
+        assert!(!write(&client, &sink, sink.status.as_ref(), &new).await.unwrap());
+        let (parts, body) = answer.await.unwrap();
+        assert_eq!(parts.method, Method::PATCH);
+        assert_eq!(parts.uri.path(), "/apis/eventtrigger.dev/v1alpha1/namespaces/bank/eventsinks/pay/status");
+        assert_eq!(parts.headers["content-type"], "application/apply-patch+yaml");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["status"], json!({"observedGeneration": 2, "conditions": []}));
+    }
+}

@@ -91,7 +91,9 @@ async fn open(log: &EventLog, ctx: &Context, config: &ConnectConfig) -> Result<(
         Err(_) => return Err(Trouble::retry("ConnectionFailed", format!("{config} does not answer"))),
     };
     if age == Age::New {
-        triggers(log, ctx).iter().for_each(|trigger| ctx.pokes.trigger(&name_of(trigger)));
+        for trigger in triggers(log, ctx) {
+            ctx.pokes.trigger(&name_of(&trigger));
+        }
     }
     Ok((admin, Database { name: config.to_string(), facts }))
 }

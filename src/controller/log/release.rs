@@ -41,7 +41,9 @@ pub(super) async fn release(log: &EventLog, ctx: &Context) -> Result<Next, Error
             finalizer::remove(&ctx.client, log, FINALIZER).await?;
             ctx.admins.close(&log.uid().unwrap_or_default());
             // They look for their log again, and find it gone.
-            triggers(log, ctx).iter().for_each(|trigger| ctx.pokes.trigger(&name_of(trigger)));
+            for trigger in triggers(log, ctx) {
+                ctx.pokes.trigger(&name_of(&trigger));
+            }
             Ok(Next::Settled)
         }
         Parting::Wait(trouble) => {
