@@ -13,7 +13,7 @@ use prometheus_client::{encoding::text, registry::Registry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// OpenMetrics 1.0, as Prometheus asks for it.
+/// Version 1.0 of the text format, as Prometheus asks for it.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whether the process can do its work; if not, why.

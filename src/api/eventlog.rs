@@ -39,7 +39,8 @@ pub struct EventLogSpec {
     pub connection: Connection,
     /// The schema that holds the log; made if it is missing. It cannot be changed later.
     #[serde(default = "default_schema")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z_][a-z0-9_]*$')").message("write schema in lower-case letters, digits and _, and not with a digit first"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("schema is immutable: make another EventLog"))]
     #[x_kube(validation = Rule::new("!self.startsWith('pg_') && self != 'information_schema'").message("schema names that start with pg_, and information_schema, belong to PostgreSQL"))]
     pub schema: String,

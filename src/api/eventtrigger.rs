@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Delivery, Destination, ReclaimPolicy};
 
@@ -82,13 +82,13 @@ pub struct TableRef {
 #[x_kube(validation = Rule::new("has(self.insert) || has(self.update) || has(self.delete)").message("name at least one of insert, update and delete, such as insert: {}"))]
 pub struct Operations {
     /// New rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     pub insert: Option<Insert>,
     /// Changed rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     pub update: Option<Update>,
     /// Deleted rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     pub delete: Option<Delete>,
 }
 
@@ -150,6 +150,11 @@ pub struct EventTriggerStatus {
     /// Names of the SQL triggers on the table; shared by all EventTriggers of the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sql_triggers: Vec<String>,
+}
+
+/// `insert:` with nothing after it reads like `insert: {}`, and means it.
+fn named<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 fn public() -> String {

@@ -7,6 +7,10 @@ use kube::CustomResourceExt;
 
 use super::{EventLog, EventSink, EventTrigger};
 
+/// A quantity as Kubernetes' own CRD tools check it:
+/// <https://github.com/kubernetes-sigs/controller-tools/blob/main/pkg/crd/known_types.go>
+const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+
 /// The CRDs of every kind.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![EventLog::crd(), EventSink::crd(), EventTrigger::crd()];
@@ -14,6 +18,8 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         let versions = crd.spec.versions.iter_mut();
         for schema in versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut()) {
             refuse_null(schema);
+            keep_null(schema);
+            check_quantities(schema);
             default_status(schema);
             take_unquoted_on(schema);
         }
@@ -28,7 +34,7 @@ fn default_status(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// `insert:` with nothing after it is null. It reads like `insert: {}` and would mean that it is left out; so it is refused.
+/// A field that may be left out need not be null besides.
 fn refuse_null(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(refuse_null);
@@ -40,6 +46,24 @@ fn refuse_null(schema: &mut JSONSchemaProps) {
     if let Some(JSONSchemaPropsOrBool::Schema(value)) = &mut schema.additional_properties {
         refuse_null(value);
     }
+}
+
+/// Quantities of `resources` are refused here, and not only when the workers' Deployment is applied.
+fn check_quantities(schema: &mut JSONSchemaProps) {
+    let resources = property(schema, "spec").and_then(|spec| property(property(spec, "delivery")?, "resources"));
+    let Some(resources) = resources else { return };
+    for name in ["limits", "requests"] {
+        let quantities = property(resources, name).and_then(|quantities| quantities.additional_properties.as_mut());
+        if let Some(JSONSchemaPropsOrBool::Schema(quantity)) = quantities {
+            quantity.pattern = Some(QUANTITY.to_owned());
+        }
+    }
+}
+
+/// `insert:` with nothing after it is null, and means `insert: {}`: it must reach us.
+fn keep_null(schema: &mut JSONSchemaProps) {
+    let Some(on) = property(schema, "spec").and_then(|spec| property(spec, "on")) else { return };
+    on.properties.iter_mut().flat_map(|operations| operations.values_mut()).for_each(|one| one.nullable = Some(true));
 }
 
 /// In YAML 1.1, which kubectl, Helm and Flux read, the key `on` is the truth value, and arrives as `true`. Both spellings are
@@ -67,6 +91,14 @@ fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut J
 mod tests {
     use super::*;
     use crate::resolve::testing::parse;
+
+    #[test]
+    fn an_operation_with_nothing_after_it_is_named_all_the_same() {
+        let trigger: EventTrigger = parse(
+            r#"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: a}, spec: {eventLogRef: {name: l}, table: {name: t}, "on": {insert: }, sink: {uri: "http://a/"}}}"#,
+        );
+        assert!(trigger.spec.on.insert.is_some() && trigger.spec.on.update.is_none());
+    }
 
     #[test]
     fn on_may_arrive_as_yaml_1_1_reads_it() {

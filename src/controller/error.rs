@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use crate::resolve::LookupError;
+use crate::{log, resolve::LookupError};
 
 /// Failed to do something with the API server.
 #[derive(Debug, thiserror::Error)]
@@ -33,16 +33,35 @@ pub(super) fn is_not_found(error: &kube::Error) -> bool {
 
 /// An error and its causes in one line. A cause that its effect has already told is left out.
 pub(super) fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = own_words(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
+        let said = own_words(error);
         if !text.contains(&said) {
             text = format!("{text}: {said}");
+        }
+        if told_all(error) {
+            break;
         }
         cause = error.source();
     }
     text
+}
+
+/// What a server said, without what its client puts around it.
+fn own_words(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(error) = error.downcast_ref::<tokio_postgres::Error>() {
+        return log::explain(error);
+    }
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => status.message.clone(),
+        _ => error.to_string(),
+    }
+}
+
+/// Whether nothing behind `error` is left to tell.
+fn told_all(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<tokio_postgres::Error>() || matches!(error.downcast_ref(), Some(kube::Error::Api(_)))
 }
 
 impl Error {

@@ -90,7 +90,13 @@ impl Events {
         let note = Some(note).filter(|note| !note.is_empty()).map(bounded);
         let event = Event { type_, reason, note, action: "Reconcile".into(), secondary: None };
         if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
-            tracing::warn!(reason = event.reason, %error, "failed to publish an event");
+            // In a namespace that is being deleted nothing can be made any more.
+            match error {
+                kube::Error::Api(status) if status.code == 403 => {
+                    tracing::debug!(reason = event.reason, error = status.message, "may not publish an event");
+                }
+                error => tracing::warn!(reason = event.reason, %error, "failed to publish an event"),
+            }
         }
     }
 }

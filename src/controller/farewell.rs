@@ -43,7 +43,7 @@ pub(super) fn judge(object: &impl Resource, outcome: Result<News, Trouble>, now:
     if waited < patience {
         return Parting::Wait(trouble);
     }
-    Parting::Go(abandoned(&format!("gave up after {} minutes ({})", patience.as_secs() / 60, trouble.problem.message)))
+    Parting::Go(abandoned(&format!("gave up after {} s ({})", patience.as_secs(), trouble.problem.message)))
 }
 
 /// What is told of a resource whose SQL could not be seen to.

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 /// Options of `eventtrigger controller`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Image of the delivery workers; the same as the controller's own, as both are one binary.
+    /// Image of the delivery workers. Default: that of this pod's container `controller`, as both are one binary.
     #[arg(long, env = "EVENTTRIGGER_DELIVERY_IMAGE")]
-    pub delivery_image: String,
+    pub delivery_image: Option<String>,
 
     /// Namespace of the Lease by which replicas agree on who works.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]

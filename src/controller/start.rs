@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
     runtime::{Controller, watcher},
@@ -34,12 +35,25 @@ use crate::{
     server::{self, Readiness},
 };
 
+/// Name of the controller's container in its pod.
+const CONTAINER: &str = "controller";
+
 /// Why the controller does not run, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No cluster to work for.
     #[error("failed to connect to the cluster")]
     Client(#[source] Box<kube::Error>),
+    /// No image for the workers.
+    #[error(
+        "failed to find out the image of pod {pod}, container {CONTAINER}; outside of a cluster, say --delivery-image"
+    )]
+    Image {
+        /// Namespace and name of the pod that this should be.
+        pod: String,
+        /// Why; nothing if there is no such pod or container.
+        source: Option<Box<kube::Error>>,
+    },
     /// No Lease to agree on.
     #[error("failed to set up the lease in namespace {namespace}")]
     Lease {
@@ -65,6 +79,10 @@ pub enum StartError {
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), StartError> {
     let Options { delivery_image, lease_namespace, identity, listen } = options;
     let client = Client::try_default().await.map_err(|error| StartError::Client(Box::new(error)))?;
+    let image = match delivery_image {
+        Some(image) => image,
+        None => own_image(&client, &lease_namespace, &identity).await?,
+    };
     let failed = |source| StartError::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let metrics = Metrics::default();
@@ -82,7 +100,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), St
         () = leader.elected() => {
             tracing::info!(identity, "holds the lease");
             metrics.elected();
-            let work = Work { client, image: delivery_image, identity, metrics, behind };
+            let work = Work { client, image, identity, metrics, behind };
             work.run(&mut leader, &shutdown).await
         }
     };
@@ -93,6 +111,16 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), St
         Ok(Err(source)) => outcome.and(Err(failed(source))),
         Err(error) => outcome.and(Err(failed(io::Error::other(error)))),
     }
+}
+
+/// The image that this very pod runs, whoever chose it.
+async fn own_image(client: &Client, namespace: &str, name: &str) -> Result<String, StartError> {
+    let unknown = |source| StartError::Image { pod: format!("{namespace}/{name}"), source };
+    let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_opt(name).await;
+    let pod = pod.map_err(|error| unknown(Some(Box::new(error))))?;
+    let mut containers = pod.into_iter().filter_map(|pod| pod.spec).flat_map(|spec| spec.containers);
+    let own = containers.find(|container| container.name == CONTAINER);
+    own.and_then(|container| container.image).ok_or_else(|| unknown(None))
 }
 
 fn readiness(behind: Arc<AtomicBool>) -> Readiness {

@@ -1,4 +1,4 @@
-//! An event as a CloudEvent in binary mode over HTTP. Pure.
+//! An event as CloudEvents' binary mode has it, over HTTP. Pure.
 //!
 //! Sources: CloudEvents 1.0.2, its HTTP protocol binding §3.1, and its extensions `sequence` and `partitionkey`.
 

@@ -11,7 +11,7 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use jiff::Timestamp;
 use reqwest::Client;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -21,16 +21,20 @@ use super::{
     lanes::{Keys, Lanes, Ticket},
     ledger::Receipt,
     metrics::Metrics,
-    progress::Tally,
+    progress::{Monitor, Tally},
     retry::{Decision, Ending, decide},
     sender::{self, Attempt},
     target::Target,
 };
 use crate::log::{Capture, DeadLetter, Event};
 
-/// Attempts under way for one subscription. At a sink's usual 10 ms it allows 3,000 events a second, and a sink that
-/// hangs ties up no more connections than this.
+/// Attempts under way for one subscription, at most. At a sink's usual 10 ms it allows 3,000 events a second, and a
+/// sink that hangs ties up no more connections than this.
 const IN_FLIGHT: usize = 32;
+/// Of them, those that no other subscription can take away, however many sinks hang.
+const OWN: usize = 4;
+/// Attempts beyond [`OWN`] of all subscriptions together: a connection costs about 60 KiB.
+const SHARED: usize = 256;
 /// Backoff is held to this, so that adding it to a clock cannot overflow.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
@@ -62,10 +66,20 @@ pub(super) enum News {
 /// What all couriers share.
 #[derive(Debug)]
 pub(super) struct Office {
-    pub(super) client: Client,
-    pub(super) metrics: Metrics,
-    pub(super) tally: Arc<Tally>,
-    pub(super) reports: mpsc::UnboundedSender<Report>,
+    client: Client,
+    metrics: Metrics,
+    tally: Arc<Tally>,
+    reports: mpsc::UnboundedSender<Report>,
+    /// Slots for attempts beyond a subscription's own.
+    slots: Arc<Semaphore>,
+}
+
+impl Office {
+    pub(super) fn new(client: Client, monitor: &Monitor, reports: mpsc::UnboundedSender<Report>) -> Self {
+        let Monitor { metrics, tally, .. } = monitor;
+        let slots = Arc::new(Semaphore::new(SHARED));
+        Self { client, metrics: metrics.clone(), tally: tally.clone(), reports, slots }
+    }
 }
 
 pub(super) struct Courier {
@@ -78,6 +92,9 @@ pub(super) struct Courier {
     /// Start nothing more; finish what is under way.
     pub(super) stop: CancellationToken,
 }
+
+/// Between two lines of the log about one trigger's failing attempts.
+const QUIET: Duration = Duration::from_mins(1);
 
 /// An unfinished event.
 struct Load {
@@ -95,12 +112,35 @@ struct Work {
     attempts: FuturesUnordered<BoxFuture<'static, (Ticket, Attempt)>>,
     /// When to try again.
     retries: BinaryHeap<Reverse<(Instant, Ticket)>>,
+    slots: Slots,
+    /// When a failing attempt was last logged.
+    complained: Option<Instant>,
+}
+
+/// Where the right to start an attempt comes from.
+struct Slots {
+    own: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
+    /// Of the shared ones: waited for, and not used yet.
+    spare: Option<OwnedSemaphorePermit>,
+    /// There was something to start, and only a shared slot was missing.
+    starved: bool,
+}
+
+impl Slots {
+    fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+        let slot = self.own.clone().try_acquire_owned().ok().or_else(|| self.spare.take());
+        let slot = slot.or_else(|| self.shared.clone().try_acquire_owned().ok());
+        self.starved = slot.is_none();
+        slot
+    }
 }
 
 impl Courier {
     /// Works until it is told to stop, or until nobody is left to tell it anything.
     pub(super) async fn run(self) {
         let (subscription, courier, reports) = (self.subscription, self.number, self.office.reports.clone());
+        let (own, shared) = (Arc::new(Semaphore::new(OWN)), self.office.slots.clone());
         let mut work = Work {
             courier: self,
             lanes: Lanes::new(),
@@ -108,6 +148,8 @@ impl Courier {
             next: 0,
             attempts: FuturesUnordered::new(),
             retries: BinaryHeap::new(),
+            slots: Slots { own, shared, spare: None, starved: false },
+            complained: None,
         };
         work.run().await;
         let _ = reports.send(Report { subscription, courier, news: News::Stopped });
@@ -120,8 +162,9 @@ impl Work {
         let mut orders = Vec::new();
         while !stop.is_cancelled() {
             self.start();
-            // With no slot free, the end of an attempt comes before any retry.
-            let due = self.retries.peek().filter(|_| self.attempts.len() < IN_FLIGHT).map(|Reverse((at, _))| *at);
+            // With no slot free, a slot comes before any retry.
+            let free = !self.slots.starved && self.attempts.len() < IN_FLIGHT;
+            let due = self.retries.peek().filter(|_| free).map(|Reverse((at, _))| *at);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -132,6 +175,9 @@ impl Work {
                         return;
                     }
                     orders.drain(..).for_each(|order| self.admit(order));
+                }
+                Ok(slot) = self.slots.shared.clone().acquire_owned(), if self.slots.starved => {
+                    self.slots.spare = Some(slot);
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
@@ -155,16 +201,23 @@ impl Work {
     /// Fills the free slots: retries that are due first, for they block their keys.
     fn start(&mut self) {
         let now = Instant::now();
+        self.slots.starved = false;
         while self.attempts.len() < IN_FLIGHT {
             let due = self.retries.peek().is_some_and(|Reverse((at, _))| *at <= now);
+            if !due && !self.lanes.has_next() {
+                break;
+            }
+            let Some(slot) = self.slots.take() else { return };
             let ticket = if due { self.retries.pop().map(|Reverse((_, ticket))| ticket) } else { self.lanes.next() };
-            let Some(ticket) = ticket else { return };
-            self.send(ticket);
+            if let Some(ticket) = ticket {
+                self.send(ticket, slot);
+            }
         }
+        self.slots.spare = None;
     }
 
     /// Starts an attempt.
-    fn send(&mut self, ticket: Ticket) {
+    fn send(&mut self, ticket: Ticket, slot: OwnedSemaphorePermit) {
         let Some(load) = self.loads.get_mut(&ticket) else { return };
         // Not marked as seen: the loop is to learn of a change too.
         let target = self.courier.target.borrow().clone();
@@ -183,7 +236,7 @@ impl Work {
         let (client, in_flight) = (client.clone(), InFlight::new(metrics));
         let attempt = async move {
             let attempt = sender::post(&client, &target, headers, body).await;
-            drop(in_flight);
+            drop((in_flight, slot));
             (ticket, attempt)
         };
         self.attempts.push(attempt.boxed());
@@ -204,7 +257,10 @@ impl Work {
                 tally.delivered();
                 self.finish(ticket, None);
             }
-            Decision::Again(delay) => self.retries.push(Reverse((Instant::now() + delay.min(LONGEST), ticket))),
+            Decision::Again(delay) => {
+                self.retries.push(Reverse((Instant::now() + delay.min(LONGEST), ticket)));
+                self.complain(attempt);
+            }
             Decision::GiveUp => {
                 let status = match attempt.ending {
                     Ending::Status(status) => Some(status),
@@ -227,7 +283,6 @@ impl Work {
 
     fn give_up(&self, load: &Load, status: Option<u16>, error: String) {
         let Load { order: Order { receipt, event, .. }, attempts, .. } = load;
-        tracing::debug!(subscription = self.courier.subscription, event = event.id, attempts, status, "event given up");
         self.courier.office.metrics.dead.inc();
         self.courier.office.tally.dead();
         let dead = DeadLetter {
@@ -245,6 +300,15 @@ impl Work {
     fn report(&self, news: News) {
         let Courier { subscription, number, .. } = self.courier;
         let _ = self.courier.office.reports.send(Report { subscription, courier: number, news });
+    }
+
+    /// Says why an attempt failed, now and then.
+    fn complain(&mut self, attempt: &Attempt) {
+        let trigger = &self.courier.target.borrow().trigger;
+        if self.complained.is_none_or(|at| at.elapsed() > QUIET) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(%trigger, "attempts fail and will be repeated: {}", attempt.detail);
+        }
     }
 
     /// The definition changed: what waits is tried at once, for whoever mended a sink looks whether it helped.

@@ -77,6 +77,11 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
         self.ready.pop_first()
     }
 
+    /// Whether [`Lanes::next`] has something.
+    pub(super) fn has_next(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// An event that was handed out is done: what waited for it may go.
     pub(super) fn finish(&mut self, ticket: Ticket) {
         let Some(keys) = self.keys.remove(&ticket) else { return };

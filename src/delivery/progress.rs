@@ -117,6 +117,9 @@ impl Monitor {
     }
 
     pub(super) fn held(&self, held: Vec<Held>) {
+        for Held { trigger, why } in held.iter().filter(|held| !self.progress.borrow().held.contains(held)) {
+            tracing::warn!(%trigger, "events wait: {why}");
+        }
         self.update(|progress| progress.held = held);
     }
 

@@ -47,9 +47,10 @@ pub(super) enum Decision {
 pub(super) fn classify(ending: Ending) -> Class {
     match ending {
         Ending::Status(200..=299) => Class::Delivered,
-        Ending::Status(401 | 403 | 404 | 408 | 409 | 425 | 429 | 500..) => Class::Retryable,
+        Ending::Status(401 | 403 | 404 | 408 | 409 | 425 | 429 | 500..) | Ending::Timeout | Ending::Connection => {
+            Class::Retryable
+        }
         Ending::Status(_) => Class::Final,
-        Ending::Timeout | Ending::Connection => Class::Retryable,
     }
 }
 

@@ -6,9 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::{Config, cloudevents};
-use crate::log::{
-    Definition,
-    definition::{Columns, HeaderValue as Source, Policy, SecretName},
+use crate::{
+    log::{
+        Definition,
+        definition::{Columns, HeaderValue as Source, Policy, SecretName},
+    },
+    name::ObjectName,
 };
 
 /// Headers that frame the request; a sink's own would break it.
@@ -24,6 +27,7 @@ const FRAMING: [HeaderName; 6] = [
 /// Where and how one subscription's events are sent.
 #[derive(Debug)]
 pub(super) struct Target {
+    pub(super) trigger: ObjectName,
     pub(super) url: Url,
     /// The sink's own headers and those that every event of the subscription has.
     pub(super) headers: HeaderMap,
@@ -87,6 +91,7 @@ impl Target {
         }
         headers.extend(cloudevents::constant(&config.owner.log, &definition.trigger));
         Ok(Self {
+            trigger: definition.trigger.clone(),
             url,
             headers,
             columns: definition.columns.clone(),
@@ -137,7 +142,7 @@ pub(super) mod tests {
             ConnectConfig, Owner,
             definition::{Header, Operations, Sink},
         },
-        name::{Ident, ObjectName, TableName},
+        name::{Ident, TableName},
     };
 
     pub(in crate::delivery) fn config() -> Config {

@@ -52,7 +52,7 @@ pub(super) async fn headers(
 fn legal(value: &str, field: &str, what: &str) -> Result<(), Problem> {
     let fault = if value.ends_with('\n') {
         "ends with a line break; write it without one (echo -n, printf)"
-    } else if http::HeaderValue::from_str(value).is_err() {
+    } else if !value.chars().all(|c| c == '\t' || (' '..='~').contains(&c)) {
         "holds characters that a header cannot carry; use visible ASCII"
     } else {
         return Ok(());

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -80,9 +79,9 @@ impl Running {
 
     fn metric(&self, name: &str) -> f64 {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()
+        line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().expect("a number")
     }
 }
 
@@ -108,7 +107,7 @@ fn ids(hits: &[Hit]) -> Vec<&str> {
 async fn dead(database: &Database) -> Vec<(String, i64, i32, Option<i32>, String, Option<String>)> {
     let sql =
         "SELECT trigger_name, event_id, attempts, status, error, new::text FROM eventlog.dead_letter ORDER BY 1, 2";
-    let rows = database.client.query(sql, &[]).await.unwrap();
+    let rows = database.client.query(sql, &[]).await.expect("read dead letters");
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4), row.get(5))).collect()
 }
 
@@ -294,7 +293,8 @@ async fn after_a_crash_nothing_is_lost_and_only_the_latest_is_repeated() {
     let delivered: BTreeSet<_> = ids(&hits).into_iter().collect();
     assert_eq!(delivered.len(), 1500);
     let repeated = hits.len() - delivered.len();
-    assert!(repeated <= crashes * 800, "{repeated} of 1500 repeated after {crashes} crashes");
+    // What was under way, and what ended within a commit's time.
+    assert!(repeated <= crashes * 400, "{repeated} of 1500 repeated after {crashes} crashes");
 }
 
 #[tokio::test]
@@ -306,18 +306,20 @@ async fn a_sink_that_hangs_does_not_hold_back_another_and_catches_up_when_it_is_
     let slow = |hit: &Hit| hit.path == "/slow";
     receiver.reply(move |hit, _| Reply { status: 200, after: if slow(hit) { DEADLINE } else { Duration::ZERO } });
     let mut worker = Running::start(&database);
-    for round in 0..6 {
-        database.run(&format!("INSERT INTO orders SELECT n FROM generate_series({round}001, {round}999) AS n")).await;
+    // More than the slow one has room for.
+    let count = 2400;
+    for round in 0..4 {
+        database.run(&format!("INSERT INTO orders SELECT n FROM generate_series({round}001, {round}600) AS n")).await;
     }
-    receiver.until("all of the fast one", |hits| hits.iter().filter(|hit| !slow(hit)).count() == 6 * 999).await;
-    assert_eq!(receiver.hits().iter().filter(|hit| slow(hit)).count(), 0, "answered while it hangs");
+    receiver.until("all of the fast one", |hits| hits.len() == count).await;
+    assert!(receiver.hits().iter().all(|hit| !slow(hit)), "it hangs");
     assert!(receiver.begun("/slow") <= 32, "{}", receiver.begun("/slow"));
     receiver.release();
     let progress = worker.caught_up().await;
-    assert_eq!((progress.delivered, receiver.hits().len()), (2 * 6 * 999, 2 * 6 * 999));
+    assert_eq!((progress.delivered, receiver.hits().len()), (4800, 2 * count));
     // Back at the end of the log, both read together again.
     database.run("UPDATE orders SET status = 'x' WHERE id = 1001").await;
-    receiver.until("one more each", |hits| hits.len() == 2 * 6 * 999 + 2).await;
+    receiver.until("one more each", |hits| hits.len() == 2 * count + 2).await;
     let deadline = Instant::now() + DEADLINE;
     while worker.metric("eventtrigger_delivery_passes") > 1.0 {
         assert!(Instant::now() < deadline, "waited for one pass");
@@ -533,11 +535,10 @@ async fn an_idle_worker_posts_within_20_ms_of_the_commit() {
     worker.stop().await;
 }
 
-/// Keeps the type of a shared receiver in one place.
 #[tokio::test]
 async fn a_stop_waits_for_attempts_no_longer_than_the_grace() {
     let (database, admin) = Database::with_orders().await;
-    let receiver = Arc::new(Receiver::start().await);
+    let receiver = Receiver::start().await;
     admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
     receiver.reply(|_, _| Reply { status: 200, after: DEADLINE });
     let worker = Running::with(config(&database), Duration::from_millis(200));

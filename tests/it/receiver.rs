@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -71,6 +71,8 @@ struct Inner {
     /// Path and partition key of each request that is under way, and how many began by path.
     open: Mutex<BTreeSet<(String, String)>>,
     begun: watch::Sender<BTreeMap<String, usize>>,
+    /// How often each path and id was answered.
+    answered: Mutex<BTreeMap<(String, String), usize>>,
     overlaps: Mutex<usize>,
     released: watch::Sender<bool>,
 }
@@ -87,6 +89,7 @@ impl Receiver {
             hits: watch::Sender::default(),
             open: Mutex::default(),
             begun: watch::Sender::default(),
+            answered: Mutex::default(),
             overlaps: Mutex::default(),
             released: watch::Sender::default(),
         });
@@ -103,7 +106,7 @@ impl Receiver {
 
     /// Answers like this from now on.
     pub(crate) fn reply(&self, behaviour: impl Fn(&Hit, usize) -> Reply + Send + Sync + 'static) {
-        *self.inner.behaviour.lock().unwrap() = Arc::new(behaviour);
+        *locked(&self.inner.behaviour) = Arc::new(behaviour);
     }
 
     /// Ends every delay, also of requests to come.
@@ -123,7 +126,7 @@ impl Receiver {
 
     /// How often two requests with the same path and partition key were under way together.
     pub(crate) fn overlaps(&self) -> usize {
-        *self.inner.overlaps.lock().unwrap()
+        *locked(&self.inner.overlaps)
     }
 
     /// Waits until so many requests for a path came.
@@ -143,21 +146,27 @@ impl Receiver {
     }
 }
 
+/// A test that failed while it held a lock has said why; the others go on.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 async fn receive(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, body: String) -> impl IntoResponse {
     let mut hit = Hit { path: uri.to_string(), headers, body, at: Instant::now(), status: 0 };
     inner.begun.send_modify(|begun| *begun.entry(hit.path.clone()).or_default() += 1);
     let key = (hit.path.clone(), hit.header("ce-partitionkey").to_owned());
-    if !inner.open.lock().unwrap().insert(key.clone()) {
-        *inner.overlaps.lock().unwrap() += 1;
+    if !locked(&inner.open).insert(key.clone()) {
+        *locked(&inner.overlaps) += 1;
     }
-    let before = inner.hits.borrow().iter().filter(|other| other.path == hit.path && other.id() == hit.id()).count();
-    let behaviour = inner.behaviour.lock().unwrap().clone();
+    let before = locked(&inner.answered).get(&(hit.path.clone(), hit.id().to_owned())).copied().unwrap_or(0);
+    let behaviour = locked(&inner.behaviour).clone();
     let reply = behaviour(&hit, before);
     if !reply.after.is_zero() {
         let mut released = inner.released.subscribe();
         let _ = tokio::time::timeout(reply.after, released.wait_for(|released| *released)).await;
     }
-    inner.open.lock().unwrap().remove(&key);
+    locked(&inner.open).remove(&key);
+    *locked(&inner.answered).entry((hit.path.clone(), hit.id().to_owned())).or_default() += 1;
     hit.status = reply.status;
     let answer = format!("got {:?} {}", hit.headers, hit.body);
     inner.hits.send_modify(|hits| hits.push(hit));

@@ -22,7 +22,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::Client;
 
 /// The Service that the sample sends to.
-const SERVICE: &str = "billing.shop";
+const SERVICE: &str = "orders-receiver.shop";
 /// How long anything may take to come.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Memory for requests: far more than the demo makes.
@@ -123,7 +123,8 @@ impl Stage {
         self.client.batch_execute(sql).await.context("failed to roll back")?;
         self.insert(1).await?;
         self.all_arrived().await?;
-        println!("Rolled back 4 changes, then committed 1: {} came.", self.receiver.count().received - before);
+        let came = self.receiver.count().received - before;
+        println!("Rolled back an insert and an update of every row, then committed one insert: {came} came.");
 
         step("A receiver that fails, and recovers");
         let before = self.receiver.count();

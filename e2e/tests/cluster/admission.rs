@@ -63,7 +63,7 @@ async fn an_event_log_says_how_to_connect_in_exactly_one_way() {
         (log(json!({"connection": {"uri": null}})), ["spec.connection", "set either uri or host"]),
         (log(json!({"connection": {"host": value("h")}})), ["spec.connection", "set either uri or host"]),
         (log(json!({"connection": {"uri": null, "host": value("h")}})), ["spec.connection", "host, dbname and user are needed"]),
-        (log(json!({"connection": {"uri": {"value": "postgresql://u:p@h/d"}}})), ["spec.connection.uri", "secretKeyRef"]),
+        (log(json!({"connection": {"uri": {"value": "postgresql://u:p@h/d"}}})), ["spec.connection.uri", "unknown field"]),
         (
             log(json!({"connection": {"uri": null, "host": {"value": "h", "secretKeyRef": {"name": "a", "key": "b"}}, "dbname": value("d"), "user": value("u")}})),
             ["spec.connection.host", "exactly one of value and secretKeyRef"],

@@ -47,7 +47,7 @@ pub(super) fn status(old: Option<&EventLogStatus>, seen: &Seen, generation: i64,
         Err(trouble) => trouble.verdict(),
     };
     let delivering = match &seen.workers {
-        Ok(Some(workers)) => delivering(workers),
+        Ok(Some(workers)) => delivering(workers, delivered(old)),
         Ok(None) => Verdict::no("NoWorkers", "the workers are started once the log is open"),
         Err(trouble) => trouble.verdict(),
     };
@@ -75,33 +75,37 @@ pub(super) fn status(old: Option<&EventLogStatus>, seen: &Seen, generation: i64,
     new
 }
 
+/// Whether workers were, or should have been, there in the round before.
+fn delivered(old: Option<&EventLogStatus>) -> bool {
+    let conditions = old.iter().flat_map(|old| &old.conditions);
+    let before = conditions.into_iter().find(|condition| condition.type_ == DELIVERING);
+    before.is_some_and(|before| before.status == "True" || before.reason == UNAVAILABLE)
+}
+
 /// One available worker is enough: only one delivers at a time.
-fn delivering(workers: &Deployment) -> Verdict {
+fn delivering(workers: &Deployment, delivered: bool) -> Verdict {
     let name = workers.metadata.name.as_deref().unwrap_or_default();
-    let wanted = workers.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    if wanted == 0 {
+    if workers.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {
         return Verdict::no(SCALED_TO_ZERO, "delivery.replicas is 0: events wait in the log");
     }
-    let status = workers.status.clone().unwrap_or_default();
-    if status.available_replicas.unwrap_or_default() > 0 {
+    let (available, conditions) = match &workers.status {
+        Some(status) => (status.available_replicas.unwrap_or_default(), status.conditions.as_deref()),
+        None => (0, None),
+    };
+    if available > 0 {
         return Verdict::yes("WorkersAvailable", "");
     }
-    let conditions = status.conditions.unwrap_or_default();
     let found = |kind: &str, value: &str| {
-        conditions.iter().find(|condition| condition.type_ == kind && condition.status == value)
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.find(|condition| condition.type_ == kind && condition.status == value)
     };
-    let said =
-        |condition: &k8s_openapi::api::apps::v1::DeploymentCondition| condition.message.clone().unwrap_or_default();
     if let Some(failure) = found("ReplicaFailure", "True") {
-        return Verdict::no(UNAVAILABLE, format!("Deployment {name} cannot start its pods: {}", said(failure)));
+        let why = failure.message.as_deref().unwrap_or_default();
+        return Verdict::no(UNAVAILABLE, format!("Deployment {name} cannot start its pods: {why}"));
     }
-    // It was once complete, or has taken longer than the deadline.
-    let late = found("Progressing", "False");
-    let complete = found("Progressing", "True")
-        .is_some_and(|condition| condition.reason.as_deref() == Some("NewReplicaSetAvailable"));
-    if late.is_some() || complete {
-        let message = format!("no delivery worker is available; see the pods of Deployment {name}");
-        return Verdict::no(UNAVAILABLE, message);
+    // Progress has stopped: they take longer than the Deployment's deadline.
+    if delivered || found("Progressing", "False").is_some() {
+        return Verdict::no(UNAVAILABLE, format!("no delivery worker is available; see the pods of Deployment {name}"));
     }
     Verdict::no(STARTING, format!("the first worker of Deployment {name} is starting"))
 }
@@ -142,7 +146,7 @@ mod tests {
         "LogReady=True/Opened Delivering=False/WorkersStarting Reconciling=True/WorkersStarting Ready=False/WorkersStarting"
     )]
     #[case(
-        "{conditions: [{type: Progressing, status: 'True', reason: NewReplicaSetAvailable}]}",
+        "{conditions: [{type: Progressing, status: 'False', reason: ProgressDeadlineExceeded}]}",
         "LogReady=True/Opened Delivering=False/WorkersUnavailable Reconciling=True/WorkersUnavailable Ready=False/WorkersUnavailable"
     )]
     #[case(
@@ -177,6 +181,16 @@ mod tests {
             told(&seen),
             "LogReady=False/SecretNotFound Delivering=False/NoWorkers Stalled=True/SecretNotFound Ready=False/SecretNotFound"
         );
+    }
+
+    #[test]
+    fn workers_that_were_there_are_missed() {
+        let well = Seen { database: open(), workers: workers(1, "{availableReplicas: 1}") };
+        let before = status(None, &well, 1, Timestamp::UNIX_EPOCH);
+        let gone = Seen { database: open(), workers: workers(1, "{}") };
+        let after = status(Some(&before), &gone, 1, Timestamp::UNIX_EPOCH);
+        assert_eq!(after.conditions.iter().find(|one| one.type_ == DELIVERING).unwrap().reason, UNAVAILABLE);
+        assert_eq!(status(Some(&after), &gone, 1, Timestamp::MAX), after);
     }
 
     #[test]

@@ -136,20 +136,18 @@ async fn capture(
         && installed.changed
     {
         ctx.events.publish(trigger, News::normal("Repaired", what)).await;
-    } else if installed.changed && !stands(trigger) {
+    } else if installed.changed && !is_told(trigger, &installed.sql_triggers) {
         let note = format!("SQL triggers of {}: {}", definition.table.plain(), installed.sql_triggers.join(", "));
         ctx.events.publish(trigger, News::normal("Installed", note)).await;
     }
     Captured::Yes(installed.sql_triggers)
 }
 
-/// Whether this generation was captured before.
-fn stands(trigger: &EventTrigger) -> bool {
-    let conditions = trigger.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| {
-        condition.type_ == CAPTURED
-            && condition.status == "True"
-            && condition.observed_generation == trigger.metadata.generation
+/// Whether capture is told to stand already, by these very SQL triggers.
+fn is_told(trigger: &EventTrigger, sql_triggers: &[String]) -> bool {
+    trigger.status.as_ref().is_some_and(|status| {
+        let captured = status.conditions.iter().find(|condition| condition.type_ == CAPTURED);
+        status.sql_triggers == sql_triggers && captured.is_some_and(|captured| captured.status == "True")
     })
 }
 

@@ -238,7 +238,7 @@ fn metadata() -> Value {
 
 fn properties(schema: &Value) -> Vec<&str> {
     let names = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-    // What `on` is called in YAML 1.1 is not for people to write.
+    // What an `on` without quotes is to YAML 1.1: nothing to offer.
     names.filter(|name| *name != "true").collect()
 }
 

@@ -1,0 +1,318 @@
+//! The time for which one lease is held: reads pages, hands them to couriers, and moves cursors.
+//!
+//! One loop owns everything. It never waits for the database or for a sink: statements run beside it and come back as
+//! [`Io`], ends of events as [`Report`]s.
+
+mod members;
+mod reading;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    members::{Member, State, Unsaved},
+    reading::Page,
+};
+use super::{
+    Config,
+    courier::{News, Office, Report},
+    metrics::Gauges,
+    pass::Pass,
+    progress::Monitor,
+};
+use crate::log::{Capture, DeadLetter, Lease, Move, Pulse, Snapshot, Subscription, Worker, WorkerError};
+
+/// Between two looks at the log. It is most of the time from commit to POST when all is idle, and costs the server one
+/// trivial statement.
+const PULSE: Duration = Duration::from_millis(10);
+/// From an event's end to the commit that tells: what ends within it shares the commit, and what had ended is sent
+/// again if the worker dies within it.
+const LINGER: Duration = Duration::from_millis(50);
+/// Between commits for subscriptions that had nothing to deliver: they only save reading again after a restart.
+const TIDY: Duration = Duration::from_secs(1);
+/// Reports taken in one go, so that the loop comes round to the lease in between.
+const REPORTS: usize = 256;
+
+/// What a session is given.
+pub(super) struct Given<'a> {
+    pub(super) config: &'a Config,
+    pub(super) client: reqwest::Client,
+    pub(super) monitor: &'a Monitor,
+    /// For attempts that are under way at the end.
+    pub(super) grace: Duration,
+}
+
+/// A statement that has come back.
+enum Io {
+    Pulse(Result<Pulse, WorkerError>),
+    Definitions(Result<(Vec<Subscription>, Vec<Capture>), WorkerError>),
+    Page(u64, Result<Page, WorkerError>),
+    Committed(Result<(), WorkerError>),
+}
+
+struct Session<'a> {
+    given: Given<'a>,
+    worker: Arc<Worker>,
+    lease: Lease,
+    office: Arc<Office>,
+    gauges: Gauges,
+    members: BTreeMap<i32, Member>,
+    captures: Arc<HashMap<i32, Arc<Capture>>>,
+    passes: BTreeMap<u64, Pass>,
+    couriers: JoinSet<()>,
+    /// Numbers couriers and passes.
+    number: u64,
+    io: FuturesUnordered<BoxFuture<'static, Io>>,
+    pulse: Option<Arc<Snapshot>>,
+    /// Which state of the definitions is known, and whether a newer one is on its way.
+    definitions: Option<i64>,
+    loading: bool,
+    /// Whether a commit is on its way.
+    committing: bool,
+    /// When what is done is to be written at the latest.
+    due: Option<Instant>,
+    tidied: Instant,
+    dead: Vec<DeadLetter>,
+    stopping: bool,
+}
+
+/// Delivers until `shutdown`, then lets what is under way end, and says exactly what is done.
+pub(super) async fn run(
+    given: Given<'_>,
+    worker: Arc<Worker>,
+    lease: Lease,
+    shutdown: &CancellationToken,
+) -> Result<(), WorkerError> {
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    let mut session = Session {
+        gauges: Gauges::new(&given.monitor.metrics),
+        office: Arc::new(Office::new(given.client.clone(), given.monitor, sender)),
+        given,
+        worker,
+        lease,
+        members: BTreeMap::new(),
+        captures: Arc::default(),
+        passes: BTreeMap::new(),
+        couriers: JoinSet::new(),
+        number: 0,
+        io: FuturesUnordered::new(),
+        pulse: None,
+        definitions: None,
+        loading: false,
+        committing: false,
+        due: None,
+        tidied: Instant::now(),
+        dead: Vec::new(),
+        stopping: false,
+    };
+    session.gauges.leases.set(1);
+    session.deliver(&mut reports, shutdown).await
+}
+
+impl Session<'_> {
+    async fn deliver(
+        &mut self,
+        reports: &mut mpsc::UnboundedReceiver<Report>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), WorkerError> {
+        self.look(Duration::ZERO);
+        let mut batch = Vec::new();
+        let mut deadline = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if !self.stopping => {
+                    self.stop();
+                    deadline = Some(tokio::time::Instant::now() + self.given.grace);
+                }
+                () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)), if deadline.is_some() => break,
+                Some(io) = self.io.next() => self.come_back(io)?,
+                Some(ended) = self.couriers.join_next() => {
+                    if let Err(panic) = ended && panic.is_panic() {
+                        std::panic::resume_unwind(panic.into_panic());
+                    }
+                }
+                _ = reports.recv_many(&mut batch, REPORTS) => self.hear(batch.drain(..)),
+            }
+            if self.stopping && self.members.values().all(|member| matches!(member.state, State::Resting)) {
+                break;
+            }
+            self.commit_if_due();
+        }
+        self.finish(reports).await
+    }
+
+    /// The last commit: exactly what is done, so that nothing is sent twice.
+    async fn finish(&mut self, reports: &mut mpsc::UnboundedReceiver<Report>) -> Result<(), WorkerError> {
+        self.couriers.shutdown().await;
+        while let Ok(report) = reports.try_recv() {
+            self.hear(std::iter::once(report));
+        }
+        self.committed().await?;
+        self.commit(Unsaved::Passed);
+        self.committed().await
+    }
+
+    /// Waits for the commit that is on its way, if there is one.
+    async fn committed(&mut self) -> Result<(), WorkerError> {
+        while self.committing
+            && let Some(io) = self.io.next().await
+        {
+            if let Io::Committed(_) = io {
+                self.come_back(io)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what a statement brought.
+    fn come_back(&mut self, io: Io) -> Result<(), WorkerError> {
+        match io {
+            Io::Pulse(pulse) => self.note_pulse(pulse?),
+            Io::Definitions(found) => {
+                let (subscriptions, captures) = found?;
+                self.loading = false;
+                self.load(subscriptions, captures);
+            }
+            Io::Page(pass, page) => self.hand_out(pass, page?),
+            Io::Committed(result) => {
+                result?;
+                self.committing = false;
+                self.given.monitor.metrics.commits.inc();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a pulse after a while.
+    fn look(&mut self, wait: Duration) {
+        let worker = self.worker.clone();
+        self.io.push(
+            async move {
+                sleep(wait).await;
+                Io::Pulse(worker.pulse().await)
+            }
+            .boxed(),
+        );
+    }
+
+    fn note_pulse(&mut self, pulse: Pulse) {
+        if self.stopping {
+            return;
+        }
+        if self.definitions != Some(pulse.definitions) && !self.loading {
+            // The number is from before the reading: a change in between is seen as one more.
+            self.definitions = Some(pulse.definitions);
+            self.loading = true;
+            let worker = self.worker.clone();
+            self.io.push(async move { Io::Definitions(worker.subscriptions().await) }.boxed());
+        }
+        // The same cut stays the same pointer, which makes comparing members' positions with it cheap.
+        if self.pulse.as_deref() != Some(&pulse.now) {
+            self.pulse = Some(Arc::new(pulse.now));
+        }
+        self.merge();
+        for pass in self.passes.keys().copied().collect::<Vec<_>>() {
+            self.advance(pass);
+        }
+        self.given.monitor.caught_up(self.is_caught_up());
+        self.gauges.passes.set(self.passes.len());
+        self.gauges.unfinished.set(self.members.values().map(|member| member.ledger.unfinished()).sum());
+        self.look(PULSE);
+    }
+
+    /// Lets every member's attempts end, and reads no more.
+    fn stop(&mut self) {
+        self.stopping = true;
+        for id in self.members.keys().copied().collect::<Vec<_>>() {
+            self.leave(id);
+        }
+        self.passes.clear();
+    }
+
+    /// Takes in what couriers say.
+    fn hear(&mut self, reports: impl Iterator<Item = Report>) {
+        let mut passes = BTreeSet::new();
+        let mut stopped = false;
+        for Report { subscription, courier, news } in reports {
+            let Some(member) = self.members.get_mut(&subscription) else { continue };
+            match &member.state {
+                State::Active { courier: present, pass, .. } if *present == courier => drop(passes.insert(*pass)),
+                State::Leaving { courier: present, .. } if *present == courier => {}
+                _ => continue,
+            }
+            match news {
+                News::Done { receipt, dead } => {
+                    member.ledger.settle(receipt);
+                    member.unsaved = Unsaved::Done;
+                    self.dead.extend(dead);
+                    self.due.get_or_insert_with(|| Instant::now() + LINGER);
+                }
+                News::Stopped => {
+                    member.state = State::Resting;
+                    stopped = true;
+                }
+            }
+        }
+        for pass in passes {
+            self.advance(pass);
+        }
+        if stopped {
+            self.settle_members();
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    fn commit_if_due(&mut self) {
+        let now = Instant::now();
+        if self.due.is_some_and(|due| due <= now) {
+            self.commit(Unsaved::Done);
+        } else if now.duration_since(self.tidied) >= TIDY {
+            self.commit(Unsaved::Passed);
+        }
+    }
+
+    /// Writes the cursors of which at least so much is unsaved, and the events that were given up. One commit at a time.
+    fn commit(&mut self, at_least: Unsaved) {
+        if self.committing {
+            return;
+        }
+        if at_least == Unsaved::Passed {
+            self.tidied = Instant::now();
+        }
+        self.due = None;
+        let mut moves = Vec::new();
+        for (&subscription, member) in self.members.iter_mut().filter(|(_, member)| member.unsaved >= at_least) {
+            member.unsaved = Unsaved::Nothing;
+            moves.push(Move { subscription, cursor: member.ledger.cursor() });
+        }
+        let dead = std::mem::take(&mut self.dead);
+        if moves.is_empty() && dead.is_empty() {
+            return;
+        }
+        if let Some(first) = dead.first() {
+            // One line for a commit: an outage may give up thousands.
+            let trigger = self.members.get(&first.subscription).map(|member| member.definition.trigger.to_string());
+            let DeadLetter { event, attempts, error, .. } = first;
+            tracing::warn!(events = dead.len(), first = event, trigger, attempts, error, "events were given up");
+        }
+        self.committing = true;
+        let (worker, lease) = (self.worker.clone(), self.lease);
+        self.io.push(async move { Io::Committed(worker.commit(lease, &moves, &dead).await) }.boxed());
+    }
+}

@@ -1,0 +1,181 @@
+//! Reading: passes ask for pages, and hand each member its part.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use futures::FutureExt as _;
+
+use super::{
+    super::{
+        courier::Order,
+        ledger::{Handout, Ledger},
+        pass::{Next, Pass},
+    },
+    Io, Session,
+    members::{Member, State, Unsaved},
+};
+use crate::log::{Capture, Event, Snapshot, Worker, WorkerError};
+
+/// Events of a page: few enough that a page of large rows fits into memory, enough that a page's fixed cost is small.
+const PAGE: u16 = 500;
+
+/// What a pass has asked for.
+pub(super) struct Page {
+    events: Vec<Event>,
+    /// Captures that had to be asked for.
+    captures: Vec<Capture>,
+}
+
+impl Session<'_> {
+    /// Makes one pass of those that are near the end of the log.
+    pub(super) fn merge(&mut self) {
+        let room = |id| self.members[&id].ledger.room();
+        let mut near = self.passes.iter().filter(|(_, pass)| pass.is_near(room)).map(|(id, _)| *id);
+        let Some(first) = near.next() else { return };
+        for id in near.collect::<Vec<_>>() {
+            let Some(other) = self.passes.remove(&id) else { continue };
+            self.follow(other.members(), first);
+            if let Some(pass) = self.passes.get_mut(&first) {
+                pass.merge(&other);
+            }
+        }
+    }
+
+    fn split(&mut self, id: u64, late: &BTreeSet<i32>) {
+        let Some(pass) = self.passes.get_mut(&id) else { return };
+        for alone in pass.split(late) {
+            let members = alone.members().clone();
+            let number = self.add_pass(alone);
+            self.follow(&members, number);
+        }
+    }
+
+    /// Lets a pass read its next page, if it may and there is one.
+    pub(super) fn advance(&mut self, id: u64) {
+        let (Some(now), Some(pass)) = (&self.pulse, self.passes.get_mut(&id)) else { return };
+        let Some(start) = Start::of(pass.members().iter().map(|id| (*id, &self.members[id].ledger))) else {
+            self.passes.remove(&id);
+            return;
+        };
+        if !start.apart.is_empty() {
+            return self.split(id, &start.apart);
+        }
+        let to = match pass.to() {
+            Some(to) => to.clone(),
+            None if start.from == *now => return,
+            None => now.clone(),
+        };
+        match pass.next(Instant::now(), |id| self.members[&id].ledger.room()) {
+            Next::Wait => {}
+            Next::Split(late) => {
+                tracing::debug!(?late, "slower than others: goes on alone");
+                self.split(id, &late);
+            }
+            Next::Read => {
+                pass.begin(to.clone());
+                let (worker, captures) = (self.worker.clone(), self.captures.clone());
+                self.io.push(
+                    async move { Io::Page(id, read(&worker, &captures, &start.from, &to, start.after).await) }.boxed(),
+                );
+            }
+        }
+    }
+
+    /// Gives each member of a pass its part of a page.
+    pub(super) fn hand_out(&mut self, id: u64, page: Page) {
+        for capture in page.captures {
+            Arc::make_mut(&mut self.captures).insert(capture.id, Arc::new(capture));
+        }
+        let Some(pass) = self.passes.get_mut(&id) else { return };
+        let Some(to) = pass.to().cloned() else { return };
+        let ends = page.events.len() < usize::from(PAGE);
+        let nothing = page.events.is_empty();
+        let last = page.events.last().map_or(0, |event| event.id);
+        let mut parts = BTreeMap::<i32, Vec<(Arc<Event>, Arc<Capture>)>>::new();
+        for event in page.events.into_iter().map(Arc::new) {
+            let Some(capture) = self.captures.get(&event.capture) else { continue };
+            for (position, subscription) in capture.subscriptions.iter().enumerate() {
+                let mine = event.matched.has(position) && pass.members().contains(subscription);
+                if mine && self.members[subscription].ledger.wants(&event) {
+                    parts.entry(*subscription).or_default().push((event.clone(), capture.clone()));
+                }
+            }
+        }
+        for id in pass.members() {
+            let Some(member) = self.members.get_mut(id) else { continue };
+            let part = parts.remove(id).unwrap_or_default();
+            let ids = part.iter().map(|(event, _)| event.id).collect();
+            let receipts = member.ledger.hand(Handout { to: &to, last, ends, ids });
+            if !nothing {
+                member.unsaved = member.unsaved.max(Unsaved::Passed);
+            }
+            let State::Active { orders, .. } = &member.state else { continue };
+            for (receipt, (event, capture)) in receipts.into_iter().zip(part) {
+                // A courier ends before its session only by a panic, which ends the session too.
+                let _ = orders.send(Order { receipt, event, capture });
+            }
+        }
+        pass.end(ends);
+        self.advance(id);
+    }
+
+    /// Members of a pass that are split off or merged follow it.
+    fn follow(&mut self, members: &BTreeSet<i32>, number: u64) {
+        for id in members {
+            if let Some(Member { state: State::Active { pass, .. }, .. }) = self.members.get_mut(id) {
+                *pass = number;
+            }
+        }
+    }
+
+    pub(super) fn add_pass(&mut self, pass: Pass) -> u64 {
+        let number = self.next_number();
+        self.passes.insert(number, pass);
+        number
+    }
+}
+
+/// Where a pass reads on.
+struct Start {
+    from: Arc<Snapshot>,
+    after: i64,
+    /// Members whose cut neither has nor is in `from`: two snapshots of transactions that were just ending.
+    apart: BTreeSet<i32>,
+}
+
+impl Start {
+    fn of<'a>(members: impl Iterator<Item = (i32, &'a Ledger)> + Clone) -> Option<Self> {
+        let oldest = members
+            .clone()
+            .map(|(_, ledger)| ledger.from())
+            .reduce(|oldest, from| if !Arc::ptr_eq(oldest, from) && from.is_within(oldest) { from } else { oldest })?;
+        let beyond = |from: &Arc<Snapshot>| Arc::ptr_eq(oldest, from) || oldest.is_within(from);
+        let apart = members.clone().filter(|(_, ledger)| !beyond(ledger.from())).map(|(id, _)| id).collect();
+        let after = members.map(|(_, ledger)| ledger.after()).min()?;
+        Some(Self { from: oldest.clone(), after, apart })
+    }
+}
+
+/// Reads a page, and the captures that it needs and that are not known.
+async fn read(
+    worker: &Worker,
+    known: &HashMap<i32, Arc<Capture>>,
+    from: &Snapshot,
+    to: &Snapshot,
+    after: i64,
+) -> Result<Page, WorkerError> {
+    let events = worker.window(from, to, after, PAGE.into()).await?;
+    let needed: BTreeSet<_> = events.iter().map(|event| event.capture).filter(|id| !known.contains_key(id)).collect();
+    let mut captures = Vec::new();
+    for id in needed {
+        let capture = worker.capture(id).await?;
+        captures.push(capture.ok_or_else(|| WorkerError::Corrupt {
+            what: "the log",
+            why: format!("events of capture {id}, which is not there"),
+        })?);
+    }
+    Ok(Page { events, captures })
+}
