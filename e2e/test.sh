@@ -77,7 +77,8 @@ e2e() {
   elif [ "$(id -u)" = 0 ]; then
     heading 'cluster'
     ours=yes
-    { e2e/cluster/cluster install && e2e/cluster/cluster up; } || { failed=$((failed + 1)); return; }
+    # Down first: an earlier run that was killed could not.
+    { e2e/cluster/cluster install && e2e/cluster/cluster down && e2e/cluster/cluster up; } || { failed=$((failed + 1)); return; }
     if step 'operator' e2e/operator.sh; then
       cluster_tests e2e/cluster/cluster run env E2E_AUDIT_LOG="$(e2e/cluster/cluster audit-log)"
     fi || explain e2e/cluster/cluster run

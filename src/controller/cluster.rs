@@ -23,9 +23,22 @@ impl Cluster {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
     {
+        if !all_are_names([namespace, name]) {
+            return Ok(None);
+        }
         let api = Api::<K>::namespaced(self.0.clone(), namespace);
         api.get_opt(name).await.map_err(|error| failed(&K::kind(&()), namespace, name, error))
     }
+}
+
+/// Whether these can be names of objects and their like (RFC 1123 subdomains, nearly). They become parts of a path: what
+/// cannot be a name must not lead elsewhere with the controller's rights, and there is nothing called like it.
+fn all_are_names<const N: usize>(names: [&str; N]) -> bool {
+    let is_name = |name: &str| {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+        name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(allowed)
+    };
+    names.into_iter().all(is_name)
 }
 
 fn failed(kind: &str, namespace: &str, name: &str, error: kube::Error) -> LookupError {
@@ -62,6 +75,10 @@ impl Objects for Cluster {
     ) -> Result<Option<Option<String>>, LookupError> {
         let failed = |error| failed(kind, namespace, name, error);
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let core = group.is_empty() && api_version == version;
+        if !all_are_names([namespace, name, version]) || !core && !all_are_names([group]) {
+            return Ok(None);
+        }
         // Asked each time: the kind may have come, or changed its plural, since the last.
         let resource = match discovery::pinned_kind(&self.0, &GroupVersionKind::gvk(group, version, kind)).await {
             Ok((resource, _)) => resource,
@@ -74,5 +91,28 @@ impl Objects for Cluster {
             object.data.pointer("/status/address/url").and_then(|url| url.as_str()).map(str::to_owned)
         };
         Ok(api.get_opt(name).await.map_err(failed)?.map(url))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("shop", true)]
+    #[case("shop-app.v1", true)]
+    #[case("4711", true)]
+    #[case("", false)]
+    #[case("..", false)]
+    #[case("../../kube-system/secrets/token", false)]
+    #[case("a/b", false)]
+    #[case("a%2Fb", false)]
+    #[case("a?b", false)]
+    #[case("x'; DROP TABLE canary", false)]
+    #[case("Shop", false)]
+    fn what_cannot_be_a_name_is_not_asked_for(#[case] name: &str, #[case] expected: bool) {
+        assert_eq!(all_are_names([name]), expected);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use eventtrigger_e2e::{
     behaviour::Behaviour,
     ledger::{Change, Verdict},
@@ -47,23 +47,26 @@ async fn demo() -> Result<Verdict> {
     let started = Instant::now();
     step("A PostgreSQL of its own, and a table");
     let server = Server::start().await?;
-    let mut stage = Stage::set(&server).await?;
-    let verdict = match stage.play().await {
-        Ok(()) => stage.verdict(),
-        Err(error) => {
-            stage.print_log();
-            return Err(error);
-        }
+    let played = tokio::select! {
+        played = play(&server) => played,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
-    stage.close().await;
-    if !verdict.is_good() {
-        stage.print_log();
-    }
+    // However it ended: nothing is left behind.
     server.stop().await?;
-
+    let verdict = played?;
     step(&format!("Counts, after {:.0} s", started.elapsed().as_secs_f64()));
     println!("{verdict}");
     Ok(verdict)
+}
+
+async fn play(server: &Server) -> Result<Verdict> {
+    let mut stage = Stage::set(server).await?;
+    let outcome = stage.play().await.map(|()| stage.verdict());
+    stage.close().await;
+    if !outcome.as_ref().is_ok_and(Verdict::is_good) {
+        stage.print_log();
+    }
+    outcome
 }
 
 /// What the demo plays with.

@@ -19,7 +19,7 @@ async fn streaming(scene: &Scene) -> Writer {
     scene.log(json!({})).await;
     scene.trigger("order-changed", json!({})).await;
     scene.ready("EventTrigger", "order-changed").await;
-    let plan = Plan { table: "orders".to_owned(), connections: 3, pause: Duration::from_millis(5) };
+    let plan = Plan { table: "orders".to_owned(), connections: 6, pause: Duration::from_millis(2) };
     let writer = Writer::start(scene.config.clone(), plan, 0);
     delivers_on(scene, &writer).await;
     writer

@@ -32,7 +32,7 @@ async fn kubectl_get_tells_what_is_ready_and_why_not() {
     scene.ready("EventLog", "shop").await;
     scene.ready("EventSink", "billing").await;
     scene.ready("EventTrigger", "good").await;
-    scene.refused("EventTrigger", "wrong", "Ready", &["ordres"]).await;
+    scene.refused("EventTrigger", "wrong", "TableNotFound", &["ordres"]).await;
     let url = format!("http://receiver.{}.svc/", scene.namespace);
 
     let triggers = table(&scene, "eventtriggers").await;

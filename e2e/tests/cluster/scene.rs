@@ -135,12 +135,13 @@ impl Scene {
         self.condition(kind, name, "Ready", |condition| condition["status"] == "True").await
     }
 
-    /// Waits until an object's condition is `False` with a message that has all of `words`; returns the condition.
-    pub async fn refused(&self, kind: &str, name: &str, condition: &str, words: &[&str]) -> Value {
-        let object = self.condition(kind, name, condition, |condition| {
-            condition["status"] == "False" && words.iter().all(|word| text(condition, "/message").contains(word))
-        });
-        condition_of(&object.await, condition).cloned().unwrap_or_default()
+    /// Waits until an object is not ready for `reason`, with a message that has all of `words`.
+    pub async fn refused(&self, kind: &str, name: &str, reason: &str, words: &[&str]) {
+        self.condition(kind, name, "Ready", |found| {
+            let said = words.iter().all(|word| text(found, "/message").contains(word));
+            found["status"] == "False" && found["reason"] == reason && said
+        })
+        .await;
     }
 
     /// Waits until a condition of the newest generation is as wanted; returns the object.

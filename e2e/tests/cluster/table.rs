@@ -7,8 +7,7 @@ use super::scene::{ORDERS, Scene};
 /// Applies one wrong trigger beside a right one; the wrong one is refused, the right one works.
 async fn refused(scene: &Scene, name: &str, more: Value, reason: &str, words: &[&str]) {
     scene.trigger(name, more).await;
-    let ready = scene.refused("EventTrigger", name, "Ready", words).await;
-    assert_eq!(ready["reason"], reason, "{ready}");
+    scene.refused("EventTrigger", name, reason, words).await;
     scene.condition("EventTrigger", name, "Stalled", |found| found["status"] == "True").await;
 }
 
