@@ -10,18 +10,16 @@ pub struct CrdError {
     source: serde_saphyr::ser_error::Error,
 }
 
-/// Each CRD by the name of its file in `crds/`, with the file's content.
-pub fn files() -> Result<Vec<(String, String)>, CrdError> {
-    let files = api::crds().into_iter().map(|crd| {
-        let name = crd.metadata.name.clone().unwrap_or_default();
-        let file = format!("{name}.yaml");
-        serde_saphyr::to_string(&crd).map(|text| (file, text)).map_err(|source| CrdError { name, source })
-    });
-    files.collect()
-}
-
-/// All of them, as `kubectl apply -f -` takes them.
-pub fn stream() -> Result<String, CrdError> {
-    let texts: Vec<_> = files()?.into_iter().map(|(_, text)| text).collect();
-    Ok(format!("---\n{}", texts.join("---\n")))
+/// Every CRD, as `kubectl apply -f -` takes them.
+pub fn yaml() -> Result<String, CrdError> {
+    let mut stream = String::new();
+    for crd in api::crds() {
+        let text = serde_saphyr::to_string(&crd).map_err(|source| {
+            let name = crd.metadata.name.clone().unwrap_or_default();
+            CrdError { name, source }
+        })?;
+        stream.push_str("---\n");
+        stream.push_str(&text);
+    }
+    Ok(stream)
 }

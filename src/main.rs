@@ -38,7 +38,7 @@ async fn start(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(options) => return Ok(standalone::run(options, shutdown).await?.into()),
         Command::Plan(options) => return Ok(standalone::plan(options, shutdown).await?.into()),
-        Command::Crds => io::stdout().lock().write_all(crds::stream()?.as_bytes())?,
+        Command::Crds => io::stdout().lock().write_all(crds::yaml()?.as_bytes())?,
         Command::Controller(options) => Box::pin(controller::run(options, shutdown)).await?,
         Command::Deliver(options) => deliver::deliver(options, shutdown).await?,
     }

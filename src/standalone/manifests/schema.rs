@@ -24,8 +24,6 @@ pub(super) struct Schema {
     /// With what the API server checks beside it.
     strict: Value,
     validator: Validator,
-    /// The form of durations: said by examples, as people do not read it.
-    durations: String,
 }
 
 impl Schema {
@@ -58,9 +56,7 @@ impl Schema {
         let required = strict["required"].as_array().into_iter().flatten().cloned().chain([json!("metadata")]);
         strict["required"] = required.collect();
         let validator = jsonschema::validator_for(&strict).expect("a CRD's schema is a JSON schema");
-        let durations = schemars::schema_for!(api::Duration);
-        let durations = durations.get("pattern").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Self { kind, published, strict, validator, durations }
+        Self { kind, published, strict, validator }
     }
 
     /// Fills in what the API server would.
@@ -120,10 +116,6 @@ impl Schema {
                     "{value} is none of its values; {}",
                     offer(error.instance().as_str().unwrap_or_default(), &options)
                 ))
-            }
-            ValidationErrorKind::Pattern { pattern } if self.durations == *pattern => {
-                let parsed = error.instance().as_str().unwrap_or_default().parse::<api::Duration>();
-                one(parsed.err().unwrap_or_else(|| format!("{value} is not a duration")))
             }
             ValidationErrorKind::Pattern { pattern } => {
                 one(format!("{value} does not have the form {pattern}{}", meaning(schema)))
