@@ -56,7 +56,7 @@ images: image ## also those that the e2e tests use, for a cluster of yours
 	e2e/images.sh build e2e/cluster/postgres $$(e2e/images.sh postgres)
 
 crds: ## crds/ from the Rust types
-	cargo run --quiet -- crds > crds/crds.yaml
+	text=$$(cargo run --quiet -- crds) && printf '%s\n' "$$text" > crds/crds.yaml
 
 fmt: ## formats the sources
 	cargo fmt --all

@@ -39,7 +39,7 @@ async fn a_deleted_trigger_takes_its_sql_objects_with_it_and_the_application_goe
     let trigger = scene.ready("EventTrigger", "order-changed").await;
     let installed = enabled(&scene).await;
     let mut told: Vec<_> = trigger["status"]["sqlTriggers"].as_array().into_iter().flatten().collect();
-    told.sort_by_key(|name| name.to_string());
+    told.sort_by_key(ToString::to_string);
     assert_eq!(told, installed.iter().collect::<Vec<_>>());
     assert!(!installed.is_empty());
     scene.run("INSERT INTO orders VALUES (1, 'a', 'new', 1, 1)").await;
