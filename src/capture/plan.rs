@@ -103,7 +103,7 @@ impl Plan {
     pub fn fingerprint(&self) -> String {
         // The `Debug` text names every field; a field that is added changes it, which only installs once more.
         let digest = Sha256::digest(format!("{self:?}"));
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        digest.iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 }
 

@@ -126,7 +126,7 @@ impl ConnectConfig {
         for (name, value) in parsed.query_pairs() {
             match &*name {
                 "sslmode" if tls.is_none() => {
-                    config.tls = mode(&value).ok_or_else(|| wrong("sslmode is not one of libpq's"))?
+                    config.tls = mode(&value).ok_or_else(|| wrong("sslmode is not one of libpq's"))?;
                 }
                 "host" => config.host = value.into_owned(),
                 "port" => config.port = value.parse().map_err(|_| wrong("its port is not a number"))?,

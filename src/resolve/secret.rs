@@ -26,26 +26,19 @@ fn read(secret: &Secret, namespace: &str, field: &str, selector: &SecretKeySelec
     if let Some(value) = secret.string_data.as_ref().and_then(|data| data.get(key)) {
         return Ok(value.clone());
     }
-    match secret.data.as_ref().and_then(|data| data.get(key)) {
-        Some(bytes) => String::from_utf8(bytes.0.clone()).map_err(|_| {
-            Problem::new(
-                "InvalidSecret",
-                format!(
-                    "{field}: key {key:?} of Secret {namespace}/{name} is not text in UTF-8; write the value as text"
-                ),
-            )
-        }),
-        None => {
+    if let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(key)) {
+        return String::from_utf8(bytes.0.clone()).map_err(|_| {
             let message = format!(
-                "{field}: Secret {namespace}/{name} has no key {key:?}; {}",
-                match keys(secret) {
-                    keys if keys.is_empty() => "it is empty".to_owned(),
-                    keys => format!("it has: {keys}"),
-                }
+                "{field}: key {key:?} of Secret {namespace}/{name} is not text in UTF-8; write the value as text"
             );
-            Err(Problem::new("SecretKeyNotFound", message))
-        }
+            Problem::new("InvalidSecret", message)
+        });
     }
+    let there = match keys(secret) {
+        keys if keys.is_empty() => "it is empty".to_owned(),
+        keys => format!("it has: {keys}"),
+    };
+    Err(Problem::new("SecretKeyNotFound", format!("{field}: Secret {namespace}/{name} has no key {key:?}; {there}")))
 }
 
 fn keys(secret: &Secret) -> String {

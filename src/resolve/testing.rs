@@ -36,6 +36,7 @@ impl Manifests {
         self.0.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned()))
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as `Objects` wants it
     fn get<T: DeserializeOwned>(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<T>, LookupError> {
         Ok(self.find(kind, namespace, name).map(|object| serde_json::from_value(object.clone()).unwrap()))
     }

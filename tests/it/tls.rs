@@ -88,13 +88,12 @@ async fn a_mode_checks_what_libpq_checks(
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
         let opened = Admin::open(&config, &schema(), &owner()).await;
-        let found = match &opened {
-            Err(_) => Err(()),
-            Ok(_) => {
-                let seen = "SELECT s.ssl FROM pg_stat_ssl AS s JOIN pg_stat_activity AS a USING (pid)
-                            WHERE a.application_name = 'eventtrigger controller' AND a.datname = current_database()";
-                Ok(database.client.query_one(seen, &[]).await.unwrap().get(0))
-            }
+        let found = if opened.is_ok() {
+            let seen = "SELECT s.ssl FROM pg_stat_ssl AS s JOIN pg_stat_activity AS a USING (pid)
+                        WHERE a.application_name = 'eventtrigger controller' AND a.datname = current_database()";
+            Ok(database.client.query_one(seen, &[]).await.unwrap().get(0))
+        } else {
+            Err(())
         };
         if found == encrypted {
             return;

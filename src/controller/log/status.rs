@@ -120,11 +120,13 @@ mod tests {
         resolve::{Problem, testing::parse},
     };
 
+    #[allow(clippy::unnecessary_wraps)] // as it is found
     fn open() -> Result<Database, Trouble> {
         let facts = ServerFacts { version: "15.18".to_owned(), schema_version: 1 };
         Ok(Database { name: "db:5432/shop".to_owned(), facts })
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as it is found
     fn workers(replicas: i32, status: &str) -> Result<Option<Deployment>, Trouble> {
         Ok(Some(parse(&format!(
             "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: shop-delivery}}, spec: {{replicas: {replicas}, selector: {{matchLabels: {{a: b, c: d}}}}, template: {{}}}}, status: {status}}}"

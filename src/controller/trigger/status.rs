@@ -121,6 +121,7 @@ mod tests {
         trigger.spec
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as it is found
     fn log(delivering: &str) -> Result<EventLog, Trouble> {
         Ok(parse(&format!(
             "{{apiVersion: eventtrigger.dev/v1alpha1, kind: EventLog, metadata: {{name: shop}}, spec: {{connection: {{}}}}, status: {{conditions: [{{type: Delivering, {delivering}, message: m, lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}}}"
@@ -133,6 +134,7 @@ mod tests {
         Captured::Yes(vec!["eventtrigger_insert".to_owned()])
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as it is found
     fn sink() -> Result<String, Trouble> {
         Ok("http://a/".to_owned())
     }
