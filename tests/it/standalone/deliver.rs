@@ -1,3 +1,5 @@
+//! `deliver` as a process of its own, as the controller starts it.
+
 use std::collections::BTreeMap;
 
 use eventtrigger::{
@@ -18,6 +20,8 @@ fn free_address() -> String {
 
 #[tokio::test]
 async fn a_worker_delivers_with_the_secrets_of_its_file_answers_probes_and_ends_with_zero() {
+    // Of this process, whose client asks the probes.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let ((database, admin), receiver, folder) = (Database::with_orders().await, Receiver::start().await, folder());
     let secret = SecretName::new("shop", "billing", "token");
     let header = Header { name: "Authorization".to_owned(), value: HeaderValue::Secret(secret.clone()) };
