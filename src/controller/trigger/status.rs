@@ -55,7 +55,7 @@ pub(super) fn status(
             Verdict::yes("Installed", "")
         }
         Captured::Failed(trouble) => trouble.verdict(),
-        Captured::NotTried => Verdict::unknown("Pending", "waits for the EventLog"),
+        Captured::NotTried => Verdict::unknown("Pending", "waits for what the spec refers to"),
     };
     let resolved = match &seen.sink {
         Ok(_) => Verdict::yes("Resolved", ""),
@@ -64,7 +64,9 @@ pub(super) fn status(
     let delivering = delivering(seen, spec.suspend);
     let parts = [log_ready, captured, resolved, delivering];
     let by_wish = |part: &Verdict| [SUSPENDED, SCALED_TO_ZERO].contains(&part.reason);
-    let ready = match parts.iter().find(|part| part.status != "True") {
+    // What is wrong before what only waits for it.
+    let fault = parts.iter().find(|part| part.status == "False" && !by_wish(part));
+    let ready = match fault.or_else(|| parts.iter().find(|part| part.status != "True")) {
         None => Verdict::yes("Ready", ""),
         Some(wish) if by_wish(wish) => Verdict::yes(wish.reason, wish.message.clone()),
         Some(fault) => Verdict { status: "False", ..fault.clone() },
@@ -168,6 +170,8 @@ mod tests {
         "LogReady=True/Opened Captured=False/TableNotFound SinkResolved=True/Resolved Delivering=False/Suspended Stalled=True/TableNotFound Ready=False/TableNotFound")]
     #[case::locked(Seen { log: log(AVAILABLE), sink: sink(), captured: Captured::Failed(Trouble::retry("TableLocked", "m")) }, false,
         "LogReady=True/Opened Captured=False/TableLocked SinkResolved=True/Resolved Delivering=Unknown/Pending Reconciling=True/TableLocked Ready=False/TableLocked")]
+    #[case::sink_not_looked_up(Seen { log: log(AVAILABLE), sink: Err(Trouble::retry("ApiServerError", "m")), captured: Captured::NotTried }, false,
+        "LogReady=True/Opened Captured=Unknown/Pending SinkResolved=False/ApiServerError Delivering=False/SinkNotResolved Reconciling=True/ApiServerError Ready=False/ApiServerError")]
     #[case::no_log(Seen { log: Err(stalled("LogNotFound")), sink: sink(), captured: Captured::NotTried }, false,
         "LogReady=False/LogNotFound Captured=Unknown/Pending SinkResolved=True/Resolved Delivering=Unknown/Pending Stalled=True/LogNotFound Ready=False/LogNotFound")]
     fn each_condition_tells_its_part(#[case] seen: Seen, #[case] suspend: bool, #[case] expected: &str) {
