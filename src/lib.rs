@@ -7,6 +7,8 @@ pub mod api;
 pub mod capture;
 pub mod cli;
 pub mod controller;
+pub mod crds;
+pub mod deliver;
 pub mod delivery;
 pub mod log;
 pub mod name;

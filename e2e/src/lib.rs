@@ -6,4 +6,5 @@ pub mod control;
 pub mod ledger;
 pub mod receiver;
 pub mod record;
+pub mod server;
 pub mod writer;

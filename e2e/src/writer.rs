@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 use crate::ledger::Change;
 
 /// How long a server may be away before the writer gives up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How the writer goes about it.
 #[derive(Clone, Debug)]
@@ -143,11 +143,18 @@ impl Shared {
         while doubt.is_some() || !self.stop.load(Ordering::Relaxed) {
             let client = self.reconnect().await?;
             if let Some(InDoubt { txid, changes, .. }) = &doubt {
-                match client.query_one("SELECT pg_xact_status($1::text::xid8)", &[txid]).await {
-                    Ok(row) if row.get::<_, Option<&str>>(0) == Some("committed") => self.note(changes),
-                    Ok(_) => {}
-                    Err(error) if may_pass(&error) => continue,
-                    Err(error) => return Err(error).context("failed to ask for a transaction's status"),
+                let status = client.query_one("SELECT pg_xact_status($1::text::xid8)", &[txid]).await;
+                match status.as_ref().map(|row| row.get::<_, Option<&str>>(0)) {
+                    Ok(Some("committed")) => self.note(changes),
+                    Ok(Some("aborted")) => {}
+                    // The server has not noticed yet that we are gone.
+                    Ok(Some("in progress")) => {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        continue;
+                    }
+                    Ok(status) => bail!("transaction {txid} has the status {status:?}"),
+                    Err(error) if may_pass(error) => continue,
+                    Err(_) => drop(status.context("failed to ask for a transaction's status")?),
                 }
                 doubt = None;
             }

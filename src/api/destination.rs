@@ -2,7 +2,6 @@
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A port of a Service, by name or by number.
@@ -27,8 +26,9 @@ pub struct Destination {
 }
 
 /// Names an object that has an address.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.port) || self.kind == 'Service'").message("port is for a Service only"))]
 pub struct DestinationRef {
     /// API version of the object, such as `v1` for a Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]

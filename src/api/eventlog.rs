@@ -19,6 +19,7 @@ use super::{ReclaimPolicy, SecretSource, UriSource, ValueSource};
     shortname = "evlog",
     category = "eventtrigger",
     category = "all",
+    validation = Rule::new("self.metadata.name.size() <= 54").message("metadata.name must have at most 54 characters: the delivery workers are named after it"),
     doc = "A database whose changes are kept in an event log, inside the database itself, and the workers that deliver them.",
     scale(
         spec_replicas_path = ".spec.delivery.replicas",
@@ -125,16 +126,22 @@ pub struct TablePattern {
 }
 
 /// The Deployment of delivery workers.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogDelivery {
-    /// Number of workers. One delivers at a time, the others stand by to take over. Default 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Number of workers. One delivers at a time, the others stand by to take over.
+    #[serde(default = "one")]
     #[schemars(range(min = 0, max = 100))]
-    pub replicas: Option<i32>,
+    pub replicas: i32,
     /// Resources of each worker. Default: requests of 10m CPU and 32Mi memory, limit of 128Mi memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+}
+
+impl Default for LogDelivery {
+    fn default() -> Self {
+        Self { replicas: one(), resources: None }
+    }
 }
 
 /// What the controller found and did. Only facts that change slowly.
@@ -167,6 +174,10 @@ pub struct EventLogStatus {
 
 fn default_schema() -> String {
     "eventlog".to_owned()
+}
+
+fn one() -> i32 {
+    1
 }
 
 fn retain() -> ReclaimPolicy {

@@ -35,7 +35,8 @@ pub struct EventTriggerSpec {
     /// The table. It cannot be changed later.
     #[x_kube(validation = Rule::new("self == oldSelf").message("table is immutable: make another EventTrigger"))]
     pub table: TableRef,
-    /// The operations that make an event.
+    /// The operations that make an event. (`true` is what YAML 1.1 makes of an `on` without quotes.)
+    #[serde(alias = "true")]
     pub on: Operations,
     /// The columns that an event shows. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]

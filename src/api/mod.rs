@@ -12,10 +12,8 @@ mod duration;
 mod eventlog;
 mod eventsink;
 mod eventtrigger;
+mod schema;
 mod value;
-
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
-use kube::CustomResourceExt;
 
 pub use destination::{Destination, DestinationRef, Port};
 pub use duration::Duration;
@@ -25,8 +23,10 @@ pub use eventtrigger::{
     Columns, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations, TableRef,
     Update,
 };
+pub use schema::crds;
 pub use value::{SecretKeySelector, SecretSource, UriSource, ValueSource};
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +56,9 @@ pub enum BackoffPolicy {
 
 /// How often and how patiently an event is sent. Every field is optional: an EventTrigger's are laid over its
 /// EventSink's, field by field, and those over the defaults. The names are Knative's `DeliverySpec`'s.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.timeout) || self.timeout.matches('[1-9]')").message("timeout must be longer than 0"))]
 pub struct Delivery {
     /// Attempts after the first. Default 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,26 +89,6 @@ impl Delivery {
             backoff_delay: backoff_delay.clone().or_else(|| under.backoff_delay.clone()),
             backoff_max: backoff_max.clone().or_else(|| under.backoff_max.clone()),
             timeout: timeout.clone().or_else(|| under.timeout.clone()),
-        }
-    }
-}
-
-/// The CRDs of every kind, as `kubectl apply` takes them.
-pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut crds = [EventLog::crd(), EventSink::crd(), EventTrigger::crd()];
-    for crd in &mut crds {
-        default_status(crd);
-    }
-    crds.into()
-}
-
-/// Makes a resource that no controller has seen yet read as in progress: kstatus takes a missing status for done.
-fn default_status(crd: &mut CustomResourceDefinition) {
-    for version in &mut crd.spec.versions {
-        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let status = schema.and_then(|schema| schema.properties.as_mut()?.get_mut("status"));
-        if let Some(status) = status {
-            status.default = Some(JSON(serde_json::json!({"observedGeneration": -1})));
         }
     }
 }

@@ -9,7 +9,7 @@ mod service;
 mod sink;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::{collections::BTreeMap, fmt, future::Future};
 

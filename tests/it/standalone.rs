@@ -1,3 +1,7 @@
-//! `run` and `plan`, with the database and the receiver real.
+//! `run` and `plan`, as a user starts them; the database and the receiver are real.
 
 mod embedded;
+mod plan;
+mod process;
+mod run;
+mod samples;

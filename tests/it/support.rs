@@ -57,7 +57,7 @@ pub(crate) async fn server() -> &'static tokio_postgres::Config {
 
 /// The embedded server: left running, so that the next run needs not start it.
 async fn embedded() -> tokio_postgres::Config {
-    let major: Major = std::env::var("TEST_POSTGRES").unwrap_or_default().parse().unwrap_or_default();
+    let major = std::env::var("TEST_POSTGRES").map_or(Major::default(), |major| major.parse().expect("TEST_POSTGRES"));
     let options = Options {
         major,
         data_dir: Some(test_data(&format!("test-postgres-{major}"))),

@@ -10,19 +10,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use eventtrigger::standalone::embedded::{Embedded, Options};
 use eventtrigger_e2e::{
     behaviour::Behaviour,
     ledger::{Change, Verdict},
     receiver::Receiver,
     record::Record,
+    server::Server,
     writer::{self, Plan, Writer},
 };
 use tokio::process::{Child, Command};
 use tokio_postgres::Client;
 
 /// The Service that the sample sends to.
-const SERVICE: &str = "billing.shop";
+const SERVICE: &str = "orders-receiver.shop";
 /// How long anything may take to come.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Memory for requests: far more than the demo makes.
@@ -45,19 +45,9 @@ async fn main() -> ExitCode {
 
 async fn demo() -> Result<Verdict> {
     let started = Instant::now();
-    // PostgreSQL, which does not run as root, must be able to pass through.
-    let folder = tempfile::Builder::new()
-        .prefix("eventtrigger-demo-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o711))
-        .tempdir()
-        .context("failed to make a folder for the demo")?;
-
     step("A PostgreSQL of its own, and a table");
-    let data = folder.path().join("postgres");
-    let server = Embedded::start(Options { data_dir: Some(data.clone()), ..Options::default() })
-        .await
-        .context("failed to start PostgreSQL")?;
-    let mut stage = Stage::set(&server, &data, folder.path()).await?;
+    let server = Server::start().await?;
+    let mut stage = Stage::set(&server).await?;
     let verdict = match stage.play().await {
         Ok(()) => stage.verdict(),
         Err(error) => {
@@ -66,10 +56,10 @@ async fn demo() -> Result<Verdict> {
         }
     };
     stage.close().await;
-    server.stop().await.context("failed to stop PostgreSQL")?;
     if !verdict.is_good() {
         stage.print_log();
     }
+    server.stop().await?;
 
     step(&format!("Counts, after {:.0} s", started.elapsed().as_secs_f64()));
     println!("{verdict}");
@@ -90,11 +80,8 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(server: &Embedded, data: &Path, folder: &Path) -> Result<Self> {
-        let config = server.config();
-        let mut database = tokio_postgres::Config::new();
-        database.host(&config.host).port(config.port).user(&config.user).dbname(&config.dbname);
-        database.password(config.password.as_deref().unwrap_or_default());
+    async fn set(server: &Server) -> Result<Self> {
+        let database = server.config();
         let client = writer::connect(&database).await.context("failed to connect to PostgreSQL")?;
         let sql = orders().table_sql();
         client.batch_execute(&sql).await.context("failed to create table public.orders")?;
@@ -106,8 +93,8 @@ impl Stage {
             client,
             receiver,
             sink: format!("http://{address}"),
-            data: data.to_owned(),
-            log: folder.join("run.log"),
+            data: server.data(),
+            log: server.folder().join("run.log"),
             run: None,
             written: Vec::new(),
             last_key: 0,
@@ -136,7 +123,8 @@ impl Stage {
         self.client.batch_execute(sql).await.context("failed to roll back")?;
         self.insert(1).await?;
         self.all_arrived().await?;
-        println!("Rolled back 4 changes, then committed 1: {} came.", self.receiver.count().received - before);
+        let came = self.receiver.count().received - before;
+        println!("Rolled back an insert and an update of every row, then committed one insert: {came} came.");
 
         step("A receiver that fails, and recovers");
         let before = self.receiver.count();

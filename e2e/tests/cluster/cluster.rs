@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Display,
-    future::Future,
     time::{Duration, Instant},
 };
 
@@ -60,6 +59,15 @@ impl Cluster {
     /// `kubectl apply --server-side`, with the strict validation that kubectl asks for.
     pub async fn apply(&self, namespace: &str, object: &Value) -> Result<DynamicObject, kube::Error> {
         self.patch(namespace, object, PatchParams::apply(FIELD_MANAGER)).await
+    }
+
+    /// `kubectl apply --dry-run=server` of an object that is not there yet: what kubectl sends by default.
+    pub async fn dry_run_create(&self, namespace: &str, object: &Value) -> Result<Value, kube::Error> {
+        let resource = self.api_of(object, namespace).await?;
+        let url = format!("{}?dryRun=All&fieldValidation=Strict&fieldManager={FIELD_MANAGER}", resource.resource_url());
+        let body = serde_json::to_vec(object).expect("an object is JSON");
+        let request = http::Request::post(url).header("content-type", "application/json").body(body);
+        self.client.request(request.expect("a request")).await
     }
 
     /// `kubectl apply --server-side --dry-run=server`.
@@ -202,20 +210,5 @@ pub async fn eventually<T, E: Display>(
             Err(why) if Instant::now() > end => panic!("waited {deadline:?} for {what}; at last: {why}"),
             Err(_) => tokio::time::sleep(PERIOD).await,
         }
-    }
-}
-
-/// Fails as soon as `look` finds something wrong, for as long as `length`.
-pub async fn steadily<F: Future<Output = Result<(), String>>>(
-    length: Duration,
-    what: &str,
-    mut look: impl FnMut() -> F,
-) {
-    let end = Instant::now() + length;
-    while Instant::now() < end {
-        if let Err(why) = look().await {
-            panic!("{what} did not last: {why}");
-        }
-        tokio::time::sleep(PERIOD).await;
     }
 }

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::{
     cluster::{eventually, text},
-    forward::forward,
     scene::{OPERATOR, OPERATOR_NAMESPACE, ORDERS, PATIENCE, Scene, V1ALPHA1},
 };
 
@@ -16,14 +15,22 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Resident memory of a process in a pod, in MiB, as its `/metrics` tells it.
-async fn resident(scene: &Scene, namespace: &str, selector: &str, port: u16) -> f64 {
-    let address = forward(&scene.cluster, namespace, selector, port).await;
-    let url = format!("http://{address}/metrics");
-    let metrics = eventually(PATIENCE, "metrics", async || reqwest::get(&url).await?.text().await).await;
-    let line = metrics.lines().find(|line| line.starts_with("process_resident_memory_bytes"));
-    let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse::<f64>().ok());
-    value.unwrap_or_else(|| panic!("no process_resident_memory_bytes in {metrics}")) / 1_048_576.0
+/// Memory of the first ready pod with these labels, in MiB: its working set, as `kubectl top` shows it and limits count it.
+async fn memory(scene: &Scene, namespace: &str, selector: &str) -> f64 {
+    let pod = scene.cluster.ready_pod(namespace, selector).await.expect("a ready pod");
+    let node = pod.spec.and_then(|spec| spec.node_name).expect("a ready pod has a node");
+    let uid = pod.metadata.uid.expect("a pod has a UID");
+    // The kubelet looks every 10 seconds or so, and knows nothing of a pod that is younger.
+    let bytes = eventually(PATIENCE, "the kubelet's statistics of the pod", async || {
+        let request = http::Request::get(format!("/api/v1/nodes/{node}/proxy/stats/summary")).body(Vec::new());
+        let summary: Value =
+            scene.cluster.client.request(request.expect("a request")).await.map_err(|error| error.to_string())?;
+        let pods = summary["pods"].as_array().into_iter().flatten();
+        let ours = pods.clone().find(|pod| pod["podRef"]["uid"] == *uid);
+        let bytes = ours.and_then(|pod| pod["containers"][0]["memory"]["workingSetBytes"].as_f64());
+        bytes.ok_or_else(|| format!("none of {} pods is {uid}", pods.count()))
+    });
+    bytes.await / 1_048_576.0
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,8 +73,8 @@ async fn an_idle_system_is_quick_to_react_small_and_silent() {
     };
 
     let labels = scene.worker_labels().await;
-    let worker = resident(&scene, &scene.namespace, &labels, WORKER_METRICS).await;
-    let operator = resident(&scene, OPERATOR_NAMESPACE, OPERATOR, OPERATOR_METRICS).await;
+    let worker = memory(&scene, &scene.namespace, &labels).await;
+    let operator = memory(&scene, OPERATOR_NAMESPACE, OPERATOR).await;
     let writes = writes_at_rest(&scene).await;
     println!("applied → Ready, p50: {:.0} ms", applied_to_ready * 1000.0);
     println!("commit → POST when idle, p50: {commit_to_post:.1} ms");
@@ -81,10 +88,6 @@ async fn an_idle_system_is_quick_to_react_small_and_silent() {
     scene.end().await;
 }
 
-/// Where the worker serves its metrics.
-const WORKER_METRICS: u16 = 8080;
-/// Where the operator serves its metrics.
-const OPERATOR_METRICS: u16 = 8080;
 /// How long the controller is watched at rest: more than one of its looks at everything.
 const REST: Duration = Duration::from_secs(20);
 

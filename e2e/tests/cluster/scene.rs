@@ -24,7 +24,7 @@ pub const OPERATOR_NAMESPACE: &str = "eventtrigger-system";
 /// The operator's pods.
 pub const OPERATOR: &str = "app.kubernetes.io/name=eventtrigger,app.kubernetes.io/component=controller";
 /// How long what a user waits for may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// The table that most tests write to. The columns that the writer needs, and one that nobody should see.
 pub const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, customer text NOT NULL, status text NOT NULL, \
     total numeric(10, 2) NOT NULL, version bigint NOT NULL, card_number text)";
@@ -172,7 +172,7 @@ impl Scene {
         psql(&self.cluster, &self.server, dbname, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// Fails if a secret's value stands in a status, an Event, a ConfigMap, a pod's specification or log, or the log's schema.
+    /// Fails if a secret's value stands in a status, an Event, a `ConfigMap`, a pod's specification or log, or the log's schema.
     pub async fn secret_is_nowhere(&self, values: &[&str]) {
         let mut places = Vec::new();
         for (api_version, kind) in [
@@ -318,7 +318,7 @@ async fn serve(cluster: &Cluster, namespace: &str) {
         .replace("postgres.default", &format!("postgres.{namespace}"))
         .replace("localhost/eventtrigger-postgres:15", &image);
     cluster.apply_manifests(namespace, &yaml).await;
-    eventually(Duration::from_secs(120), "PostgreSQL", async || cluster.ready_pod(namespace, POSTGRES).await).await;
+    eventually(Duration::from_mins(2), "PostgreSQL", async || cluster.ready_pod(namespace, POSTGRES).await).await;
 }
 
 /// An image, which an environment variable may choose.

@@ -1,0 +1,122 @@
+//! Bringing the workers of a log to what is wanted, writing only what differs.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::{NamespaceResourceScope, api::apps::v1::Deployment};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{build, covers::covers, owner, triggers};
+use crate::{
+    api::EventLog,
+    controller::{
+        cluster::Cluster,
+        context::Context,
+        error::{Error, failed},
+        status::{MANAGER, Progress},
+        trouble::Trouble,
+    },
+    delivery::Config,
+    log::{ConnectConfig, definition::SecretName},
+    name::Ident,
+    resolve::{self, Problem},
+};
+
+/// Sinks that are resolved at a time.
+const AT_A_TIME: usize = 8;
+
+/// The workers as they are now, if there are any.
+pub(super) async fn find(log: &EventLog, ctx: &Context) -> Result<Option<Deployment>, Trouble> {
+    let api = Api::<Deployment>::namespaced(ctx.client.clone(), &log.namespace().unwrap_or_default());
+    let name = build::name(log);
+    let found = api.get_opt(&name).await.map_err(failed(format!("get Deployment {name}")))?;
+    Ok(found.filter(|found| owns(log, found)))
+}
+
+/// Applies the Secret, then the Deployment that mounts this version of it.
+pub(super) async fn workers(log: &EventLog, ctx: &Context, connection: ConnectConfig) -> Result<Deployment, Trouble> {
+    let config = Config {
+        owner: owner(log),
+        schema: Ident::new(&log.spec.schema),
+        connection,
+        secrets: secrets(log, ctx).await?,
+    };
+    let secret = apply(log, ctx, &build::secret(log, &config)).await?;
+    let version = secret.resource_version().unwrap_or_default();
+    apply(log, ctx, &build::deployment(log, &ctx.image, &version)).await
+}
+
+/// The header values that the sinks of the log's triggers need. A sink that cannot be resolved gets no events, and so
+/// needs none.
+async fn secrets(log: &EventLog, ctx: &Context) -> Result<BTreeMap<SecretName, String>, Error> {
+    let namespace = log.namespace().unwrap_or_default();
+    let cluster = Cluster(ctx.client.clone());
+    let (here, cluster) = (namespace.as_str(), &cluster);
+    let mut destinations = Vec::new();
+    for trigger in triggers(log, ctx) {
+        if trigger.metadata.deletion_timestamp.is_none() && !destinations.contains(&trigger.spec.sink) {
+            destinations.push(trigger.spec.sink.clone());
+        }
+    }
+    // Only an EventSink has headers.
+    destinations.retain(|destination| destination.reference.as_ref().is_some_and(|to| to.kind == "EventSink"));
+    let found: Vec<_> = stream::iter(destinations)
+        .map(|destination| async move { resolve::destination(&destination, here, cluster).await })
+        .buffered(AT_A_TIME)
+        .try_collect()
+        .await?;
+    Ok(found.into_iter().flatten().flat_map(|target| target.secrets.0).collect())
+}
+
+/// The object as it is wanted: applied if it is missing or differs.
+async fn apply<K>(log: &EventLog, ctx: &Context, wanted: &K) -> Result<K, Trouble>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    let (kind, name) = (K::kind(&()), wanted.name_any());
+    let namespace = wanted.namespace().unwrap_or_default();
+    let api = Api::<K>::namespaced(ctx.client.clone(), &namespace);
+    let found = api.get_opt(&name).await.map_err(failed(format!("get {kind} {namespace}/{name}")))?;
+    if let Some(found) = found {
+        if !owns(log, &found) {
+            let message = format!(
+                "{kind} {namespace}/{name} is needed for the delivery workers, and is not this EventLog's; delete it, or \
+                 give the EventLog another name"
+            );
+            return Err(Trouble::retry("NameTaken", message));
+        }
+        if covers(&json(&found), &json(wanted)) {
+            return Ok(found);
+        }
+    }
+    tracing::info!(%kind, namespace, name, "applying");
+    let params = PatchParams::apply(MANAGER).force();
+    api.patch(&name, &params, &Patch::Apply(wanted)).await.map_err(|error| refused(&kind, &namespace, &name, error))
+}
+
+/// Whether `object` was made for this very log, not for one of the same name before it.
+fn owns(log: &EventLog, object: &impl Resource) -> bool {
+    let owners = object.meta().owner_references.iter().flatten();
+    owners.into_iter().any(|owner| owner.controller == Some(true) && Some(&owner.uid) == log.metadata.uid.as_ref())
+}
+
+fn json(object: &impl Serialize) -> Value {
+    // Objects of the API are JSON by nature.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+/// What the API server does not accept comes from the spec (a quantity that is none), or is forbidden by somebody.
+fn refused(kind: &str, namespace: &str, name: &str, error: kube::Error) -> Trouble {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
+            let message = format!("the API server refuses {kind} {namespace}/{name}: {}", status.message);
+            Trouble { problem: Problem::new("WorkersRefused", message), progress: Progress::Stalled }
+        }
+        error => failed(format!("apply {kind} {namespace}/{name}"))(error).into(),
+    }
+}

@@ -1,0 +1,116 @@
+//! EventLogs: the log in the database, and the workers that deliver from it.
+
+mod apply;
+pub(super) mod build;
+mod covers;
+mod release;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::ResourceExt;
+use tokio::time::timeout;
+
+use self::status::{Database, Seen};
+pub(super) use self::status::{SCALED_TO_ZERO, STARTING, UNAVAILABLE};
+use super::{
+    admins::{ANSWER, Age},
+    cluster::Cluster,
+    context::{Context, log_of, name_of, pick},
+    error::Error,
+    finalizer,
+    run::{Kind, LONGEST},
+    status::{Progress, now, write},
+    trouble::{Next, Trouble},
+};
+use crate::{
+    api::{EventLog, EventTrigger},
+    log::{Admin, ConnectConfig, Owner},
+    name::Ident,
+    resolve,
+};
+
+/// Asks the API server to wait for the log's end.
+const FINALIZER: &str = "eventtrigger.dev/log";
+/// The longest delay while a database is away: it does not say when it is back.
+const AWAY: Duration = Duration::from_secs(30);
+
+impl Kind for EventLog {
+    async fn reconcile(log: Arc<Self>, ctx: Arc<Context>) -> Result<Next, Error> {
+        if log.metadata.deletion_timestamp.is_some() {
+            return release::release(&log, &ctx).await;
+        }
+        if !finalizer::has(&*log, FINALIZER) {
+            finalizer::add(&ctx.client, &*log, FINALIZER).await?;
+            return Ok(Next::Settled); // The mark comes back as a change.
+        }
+        let seen = look(&log, &ctx).await;
+        let old = log.status.as_ref();
+        let new = status::status(old, &seen, log.metadata.generation.unwrap_or_default(), now());
+        if write(&ctx.client, &*log, old, &new).await? {
+            let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
+            ctx.events.readiness(&*log, before, &new.conditions).await;
+        }
+        Ok(next(&seen))
+    }
+}
+
+/// Opens the log, and brings the workers to what the spec says.
+async fn look(log: &EventLog, ctx: &Context) -> Seen {
+    let config = match connection(log, ctx).await {
+        Ok(config) => config,
+        // The workers go on with what they have.
+        Err(trouble) => return Seen { database: Err(trouble), workers: apply::find(log, ctx).await },
+    };
+    let database = match open(log, ctx, &config).await {
+        Ok((_, database)) => Ok(database),
+        Err(trouble) => Err(trouble),
+    };
+    let opened_before = log.status.as_ref().is_some_and(|status| status.schema_version.is_some());
+    let workers = match &database {
+        Err(trouble) if trouble.progress == Progress::Stalled || !opened_before => apply::find(log, ctx).await,
+        // A database that is away is no reason to leave its workers unrepaired.
+        _ => apply::workers(log, ctx, config).await.map(Some),
+    };
+    Seen { database, workers }
+}
+
+async fn connection(log: &EventLog, ctx: &Context) -> Result<ConnectConfig, Trouble> {
+    match resolve::connection(log, &Cluster(ctx.client.clone())).await {
+        Ok(Ok(config)) => Ok(config),
+        Ok(Err(problem)) => Err(Trouble::stalled(problem)),
+        Err(error) => Err(Error::from(error).into()),
+    }
+}
+
+async fn open(log: &EventLog, ctx: &Context, config: &ConnectConfig) -> Result<(Arc<Admin>, Database), Trouble> {
+    let (owner, schema) = (owner(log), Ident::new(&log.spec.schema));
+    let opening = ctx.admins.open(&owner, &schema, config);
+    let (admin, facts, age) = match timeout(ANSWER, opening).await {
+        Ok(opened) => opened.map_err(|error| Trouble::from(&error))?,
+        Err(_) => return Err(Trouble::retry("ConnectionFailed", format!("{config} does not answer"))),
+    };
+    if age == Age::New {
+        triggers(log, ctx).iter().for_each(|trigger| ctx.pokes.trigger(&name_of(trigger)));
+    }
+    Ok((admin, Database { name: config.to_string(), facts }))
+}
+
+/// Who owns the log in the database.
+fn owner(log: &EventLog) -> Owner {
+    Owner { uid: log.uid().unwrap_or_default(), log: name_of(log) }
+}
+
+/// The EventTriggers of a log.
+fn triggers(log: &EventLog, ctx: &Context) -> Vec<EventTrigger> {
+    let name = name_of(log);
+    pick(&ctx.stores.triggers, |trigger| (log_of(trigger) == name).then(|| trigger.clone()))
+}
+
+fn next(seen: &Seen) -> Next {
+    match seen {
+        Seen { database: Err(_), .. } => Next::Backoff(AWAY),
+        Seen { workers: Err(_), .. } => Next::Backoff(LONGEST),
+        Seen { .. } => Next::Settled,
+    }
+}

@@ -1,0 +1,232 @@
+//! Changes of the objects that resources name: whom does each concern?
+//!
+//! Only metadata is watched. What changed is read from the API server by the reconcile that the change asks for.
+
+use std::fmt::Debug;
+
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Secret, Service},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{WatchStreamExt, watcher},
+};
+
+use super::{
+    context::{Stores, log_of, name_of, pick},
+    log::build::MANAGED,
+    pokes::Pokes,
+};
+use crate::{
+    api::{Connection, DestinationRef, EventLog, EventSink, EventTrigger, ValueSource},
+    name::ObjectName,
+};
+
+/// What a change was about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Changed {
+    Secret,
+    Service,
+    Sink,
+    Log,
+    Deployment,
+}
+
+/// Those whom a change concerns.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Concerned {
+    logs: Vec<ObjectName>,
+    sinks: Vec<ObjectName>,
+    triggers: Vec<ObjectName>,
+}
+
+/// Watches for as long as it is polled.
+pub(super) async fn watch(client: Client, stores: Stores, pokes: Pokes) {
+    let all = watcher::Config::default;
+    tokio::join!(
+        follow::<Secret>(&client, all(), Changed::Secret, &stores, &pokes),
+        follow::<Service>(&client, all(), Changed::Service, &stores, &pokes),
+        follow::<EventSink>(&client, all(), Changed::Sink, &stores, &pokes),
+        follow::<EventLog>(&client, all(), Changed::Log, &stores, &pokes),
+        follow::<Deployment>(&client, all().labels(MANAGED), Changed::Deployment, &stores, &pokes),
+    );
+}
+
+async fn follow<K>(client: &Client, config: watcher::Config, kind: Changed, stores: &Stores, pokes: &Pokes)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
+    let api = Api::<PartialObjectMeta<K>>::all(client.clone());
+    let changes = watcher(api, config).default_backoff();
+    pin_mut!(changes);
+    while let Some(change) = changes.next().await {
+        match change {
+            Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => {
+                concerned(kind, &object.metadata, stores).poke(pokes);
+            }
+            // A deletion may have been missed since the last list, or anything before the first: it concerns all.
+            Ok(watcher::Event::InitDone) => everyone(stores).poke(pokes),
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+            Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "failed to watch; will try again"),
+        }
+    }
+}
+
+impl Concerned {
+    fn poke(&self, pokes: &Pokes) {
+        let Self { logs, sinks, triggers } = self;
+        logs.iter().for_each(|log| pokes.log(log));
+        sinks.iter().for_each(|sink| pokes.sink(sink));
+        triggers.iter().for_each(|trigger| pokes.trigger(trigger));
+    }
+}
+
+fn everyone(stores: &Stores) -> Concerned {
+    Concerned {
+        logs: pick(&stores.logs, |log| Some(name_of(log))),
+        sinks: pick(&stores.sinks, |sink| Some(name_of(sink))),
+        triggers: pick(&stores.triggers, |trigger| Some(name_of(trigger))),
+    }
+}
+
+fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
+    let changed =
+        ObjectName::new(object.namespace.clone().unwrap_or_default(), object.name.clone().unwrap_or_default());
+    let owners = || {
+        let owners = object.owner_references.iter().flatten().filter(|owner| owner.kind == EventLog::kind(&()));
+        owners.map(|owner| ObjectName::new(&changed.namespace, &owner.name))
+    };
+    let sinks = |uses: &dyn Fn(&EventSink) -> bool| pick(&stores.sinks, |sink| uses(sink).then(|| name_of(sink)));
+    let triggers = |uses: &dyn Fn(&EventTrigger) -> bool| {
+        pick(&stores.triggers, |trigger| uses(trigger).then(|| name_of(trigger)))
+    };
+    let sends_to = |sinks: &[ObjectName], trigger: &EventTrigger| {
+        referred(trigger, "EventSink").is_some_and(|sink| sinks.contains(&sink))
+    };
+    match kind {
+        Changed::Secret => {
+            let sinks =
+                sinks(&|sink| sink.namespace().as_deref() == Some(&changed.namespace) && reads(sink, &changed.name));
+            let mut logs = pick(&stores.logs, |log| {
+                let here = log.namespace().as_deref() == Some(&changed.namespace);
+                (here && connects(log, &changed.name)).then(|| name_of(log))
+            });
+            logs.extend(owners());
+            Concerned { logs, triggers: triggers(&|one| sends_to(&sinks, one)), sinks }
+        }
+        Changed::Service => {
+            let sinks = sinks(&|sink| {
+                let reference = sink.spec.reference.as_ref();
+                reference.and_then(|reference| target(reference, &sink.namespace()?, "Service")).as_ref()
+                    == Some(&changed)
+            });
+            let uses = |trigger: &EventTrigger| {
+                referred(trigger, "Service").as_ref() == Some(&changed) || sends_to(&sinks, trigger)
+            };
+            Concerned { logs: Vec::new(), triggers: triggers(&uses), sinks }
+        }
+        Changed::Sink => Concerned {
+            triggers: triggers(&|trigger| sends_to(std::slice::from_ref(&changed), trigger)),
+            ..Concerned::default()
+        },
+        Changed::Log => Concerned { triggers: triggers(&|trigger| log_of(trigger) == changed), ..Concerned::default() },
+        Changed::Deployment => Concerned { logs: owners().collect(), ..Concerned::default() },
+    }
+}
+
+/// The object of `kind` that a trigger's sink refers to.
+fn referred(trigger: &EventTrigger, kind: &str) -> Option<ObjectName> {
+    target(trigger.spec.sink.reference.as_ref()?, &trigger.namespace()?, kind)
+}
+
+fn target(reference: &DestinationRef, here: &str, kind: &str) -> Option<ObjectName> {
+    let namespace = reference.namespace.as_deref().unwrap_or(here);
+    (reference.kind == kind).then(|| ObjectName::new(namespace, &reference.name))
+}
+
+/// Whether a header of `sink` comes from Secret `name`.
+fn reads(sink: &EventSink, name: &str) -> bool {
+    let sources = sink.spec.headers.iter().filter_map(|header| header.value_from.as_ref());
+    sources.into_iter().any(|source| source.secret_key_ref.name == name)
+}
+
+/// Whether the connection of `log` comes from Secret `name`.
+fn connects(log: &EventLog, name: &str) -> bool {
+    let Connection { uri, host, port, dbname, user, password, tls } = &log.spec.connection;
+    let values = [host, port, dbname, user, password].into_iter().flatten();
+    let values = values.filter_map(|value: &ValueSource| value.secret_key_ref.as_ref());
+    let ca = tls.as_ref().and_then(|tls| tls.ca.as_ref());
+    let sources = [uri.as_ref(), ca].into_iter().flatten().map(|source| &source.secret_key_ref);
+    values.chain(sources).any(|selector| selector.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::reflector::{Store, store::Writer};
+    use rstest::rstest;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::{controller::context::Watched, resolve::testing::parse};
+
+    fn store<K>(spec: &[&str]) -> Store<Watched<K>>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+    {
+        let mut writer = Writer::default();
+        for spec in spec {
+            writer.apply_watcher_event(&watcher::Event::Apply(parse(spec)));
+        }
+        writer.as_reader()
+    }
+
+    fn stores() -> Stores {
+        Stores {
+            logs: store(&[
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventLog, metadata: {name: shop, namespace: shop}, spec: {connection: {uri: {secretKeyRef: {name: app, key: uri}}}}}",
+            ]),
+            sinks: store(&[
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, metadata: {name: pay, namespace: bank}, spec: {ref: {kind: Service, name: vault}, headers: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: a}}}]}}",
+            ]),
+            triggers: store(&[
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: paid, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {ref: {kind: EventSink, name: pay, namespace: bank}}}}",
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: sent, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {ref: {kind: Service, name: mail}}}}",
+            ]),
+        }
+    }
+
+    fn names(names: &str) -> Vec<ObjectName> {
+        let pair = |name: &str| name.split_once('/').map(|(namespace, name)| ObjectName::new(namespace, name)).unwrap();
+        names.split_whitespace().map(pair).collect()
+    }
+
+    #[rstest]
+    #[case(Changed::Secret, "shop/app", "shop/shop", "", "")]
+    #[case(Changed::Secret, "bank/keys", "", "bank/pay", "shop/paid")]
+    #[case(Changed::Secret, "shop/keys", "", "", "")]
+    #[case(Changed::Service, "bank/vault", "", "bank/pay", "shop/paid")]
+    #[case(Changed::Service, "shop/mail", "", "", "shop/sent")]
+    #[case(Changed::Service, "shop/vault", "", "", "")]
+    #[case(Changed::Sink, "bank/pay", "", "", "shop/paid")]
+    #[case(Changed::Log, "shop/shop", "", "", "shop/paid shop/sent")]
+    fn a_change_concerns_those_who_name_the_object(
+        #[case] kind: Changed,
+        #[case] object: &str,
+        #[case] logs: &str,
+        #[case] sinks: &str,
+        #[case] triggers: &str,
+    ) {
+        let ObjectName { namespace, name } = names(object).remove(0);
+        let meta = ObjectMeta { namespace: Some(namespace), name: Some(name), ..ObjectMeta::default() };
+        let mut found = concerned(kind, &meta, &stores());
+        found.triggers.sort();
+        let expected = Concerned { logs: names(logs), sinks: names(sinks), triggers: names(triggers) };
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,23 @@
+//! What the operator is told on its command line.
+
+use std::net::SocketAddr;
+
+/// Options of `eventtrigger controller`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Image of the delivery workers. Default: that of this pod's container `controller`, as both are one binary.
+    #[arg(long, env = "EVENTTRIGGER_DELIVERY_IMAGE")]
+    pub delivery_image: Option<String>,
+
+    /// Namespace of the Lease by which replicas agree on who works.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub lease_namespace: String,
+
+    /// Name of this replica in the Lease and in Events; no two may share one.
+    #[arg(long, env = "POD_NAME", default_value_t = format!("eventtrigger-controller-{:08x}", fastrand::u32(..)))]
+    pub identity: String,
+
+    /// Address of `/livez`, `/readyz` and `/metrics`.
+    #[arg(long, env = "EVENTTRIGGER_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+}

@@ -1,0 +1,123 @@
+//! EventSinks: resolved for those who refer to them, and to say whether they could.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    cluster::Cluster,
+    context::Context,
+    error::Error,
+    run::{Kind, LONGEST},
+    status::{self, Progress, conclude},
+    trouble::{Next, Trouble},
+};
+use crate::{
+    api::{
+        Address, DestinationRef, EventSink, EventSinkStatus,
+        condition::{SINK_RESOLVED, Verdict},
+    },
+    resolve,
+};
+
+/// How soon an object of a kind that is not watched is looked at again: while there is no address, and later.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(1)];
+
+impl Kind for EventSink {
+    async fn reconcile(sink: Arc<Self>, ctx: Arc<Context>) -> Result<Next, Error> {
+        if sink.metadata.deletion_timestamp.is_some() {
+            return Ok(Next::Settled);
+        }
+        let url = match resolve::event_sink(&sink, &Cluster(ctx.client.clone())).await {
+            Ok(Ok(target)) => Ok(target.sink.url),
+            Ok(Err(problem)) => Err(Trouble::stalled(problem)),
+            Err(error) => Err(Error::from(error).into()),
+        };
+        let old = sink.status.as_ref();
+        let new = status(old, &url, sink.metadata.generation.unwrap_or_default(), status::now());
+        if status::write(&ctx.client, &*sink, old, &new).await? {
+            let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
+            ctx.events.readiness(&*sink, before, &new.conditions).await;
+        }
+        Ok(next(url.as_ref().err(), sink.spec.reference.as_ref()))
+    }
+}
+
+fn status(
+    old: Option<&EventSinkStatus>,
+    url: &Result<String, Trouble>,
+    generation: i64,
+    now: Timestamp,
+) -> EventSinkStatus {
+    let (resolved, ready, progress) = match url {
+        Ok(_) => (Verdict::yes("Resolved", ""), Verdict::yes("Ready", ""), Progress::Done),
+        Err(trouble) => (trouble.verdict(), trouble.verdict(), trouble.progress),
+    };
+    let mut conditions = old.map(|old| old.conditions.clone()).unwrap_or_default();
+    conclude(&mut conditions, [(SINK_RESOLVED, resolved)], ready, progress, generation, now);
+    let address = url.as_ref().ok().map(|url| Address { url: url.clone() });
+    EventSinkStatus { observed_generation: generation, conditions, address }
+}
+
+/// When a sink that refers to `reference` is resolved again.
+pub(super) fn next(trouble: Option<&Trouble>, reference: Option<&DestinationRef>) -> Next {
+    match trouble {
+        Some(Trouble { progress: Progress::Reconciling, .. }) => Next::Backoff(LONGEST),
+        trouble if reference.is_some_and(|reference| !is_watched(reference)) => {
+            Next::After(ASK_AGAIN[usize::from(trouble.is_none())])
+        }
+        _ => Next::Settled,
+    }
+}
+
+/// Services and EventSinks are watched; any other kind is only asked for its address.
+fn is_watched(reference: &DestinationRef) -> bool {
+    let api = reference.api_version.as_deref();
+    match reference.kind.as_str() {
+        "Service" => api.is_none_or(|api| api == "v1"),
+        "EventSink" => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::condition::{READY, RECONCILING, STALLED},
+        resolve::Problem,
+    };
+
+    fn kinds(status: &EventSinkStatus) -> Vec<(&str, &str, &str)> {
+        let conditions = status.conditions.iter();
+        conditions.map(|found| (found.type_.as_str(), found.status.as_str(), found.reason.as_str())).collect()
+    }
+
+    #[test]
+    fn a_sink_stalls_while_somebody_must_act_and_gets_an_address_when_they_did() {
+        let missing = Err(Trouble::stalled(Problem::new("SecretNotFound", "headers[0]: …")));
+        let stalled = status(None, &missing, 1, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            kinds(&stalled),
+            [
+                (SINK_RESOLVED, "False", "SecretNotFound"),
+                (STALLED, "True", "SecretNotFound"),
+                (READY, "False", "SecretNotFound")
+            ]
+        );
+        assert_eq!(stalled.address, None);
+        let later = Timestamp::from_second(60).unwrap();
+        let ready = status(Some(&stalled), &Ok("http://a/".to_owned()), 1, later);
+        assert_eq!(kinds(&ready), [(SINK_RESOLVED, "True", "Resolved"), (READY, "True", "Ready")]);
+        assert_eq!(ready.address, Some(Address { url: "http://a/".to_owned() }));
+        assert_eq!(status(Some(&ready), &Ok("http://a/".to_owned()), 1, Timestamp::MAX), ready);
+    }
+
+    #[test]
+    fn what_trying_again_may_cure_is_reconciling() {
+        let away = Err(Trouble::retry("ApiServerError", "…"));
+        let status = status(None, &away, 1, Timestamp::UNIX_EPOCH);
+        assert_eq!(kinds(&status)[1], (RECONCILING, "True", "ApiServerError"));
+        assert_eq!(next(away.as_ref().err(), None), Next::Backoff(LONGEST));
+    }
+}

@@ -1,0 +1,81 @@
+//! Why a step did not come through, and what happens then: a value, as a reconcile goes on and tells it.
+
+use std::time::Duration;
+
+use super::{
+    error::{Error, explain},
+    status::Progress,
+};
+use crate::{
+    api::condition::Verdict,
+    log::{AdminError, OpenError},
+    resolve::Problem,
+};
+
+/// A step that did not come through.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Trouble {
+    pub(super) problem: Problem,
+    pub(super) progress: Progress,
+}
+
+impl Trouble {
+    /// Somebody must change something.
+    pub(super) fn stalled(problem: Problem) -> Self {
+        Self { problem, progress: Progress::Stalled }
+    }
+
+    /// Waiting, or trying again, may be enough.
+    pub(super) fn retry(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { problem: Problem::new(reason, message), progress: Progress::Reconciling }
+    }
+
+    /// As a condition that does not hold.
+    pub(super) fn verdict(&self) -> Verdict {
+        Verdict::no(self.problem.reason, self.problem.message.clone())
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::retry("ApiServerError", error.explain())
+    }
+}
+
+impl From<&OpenError> for Trouble {
+    fn from(error: &OpenError) -> Self {
+        let reason = match error {
+            OpenError::Connect(_) => "ConnectionFailed",
+            OpenError::OwnedByAnother(_) => "OwnedByAnother",
+            OpenError::NewerSchema { .. } => "NewerSchema",
+            OpenError::TooOld(_) => "ServerTooOld",
+            OpenError::NotPermitted(_) => "NotPermitted",
+            OpenError::Sql { .. } => "DatabaseError",
+        };
+        let problem = Problem::new(reason, explain(error));
+        Self { problem, progress: if error.is_terminal() { Progress::Stalled } else { Progress::Reconciling } }
+    }
+}
+
+impl From<&AdminError> for Trouble {
+    fn from(error: &AdminError) -> Self {
+        match error {
+            AdminError::Invalid(problem) => Self::stalled(Problem::new(problem.reason, &problem.message)),
+            AdminError::NotPermitted(message) => Self::stalled(Problem::new("NotPermitted", message)),
+            AdminError::Locked(_) => Self::retry("TableLocked", error.to_string()),
+            AdminError::Sql { .. } => Self::retry("DatabaseError", explain(error)),
+            AdminError::Corrupt(_) => Self::stalled(Problem::new("LogCorrupt", explain(error))),
+        }
+    }
+}
+
+/// When an object is looked at again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Next {
+    /// When something changes.
+    Settled,
+    /// After this long: nothing tells when what it waits for changes.
+    After(Duration),
+    /// After a delay that grows with every failure, up to this.
+    Backoff(Duration),
+}

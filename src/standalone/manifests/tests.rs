@@ -1,0 +1,226 @@
+//! Every mistake by its whole message: that is what people get.
+
+use rstest::rstest;
+
+use super::*;
+
+const GOOD: &str = "\
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventLog
+metadata: {name: shop}
+spec: {connection: {uri: {secretKeyRef: {name: shop-app, key: uri}}}}
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventTrigger
+metadata: {name: paid}
+spec:
+  eventLogRef: {name: shop}
+  table: {name: orders}
+  \"on\": {insert: {}}
+  sink: {uri: http://localhost:8080/}
+";
+
+fn settings() -> Settings {
+    Settings { namespace: "shop".to_owned(), services: BTreeMap::new(), environment: BTreeMap::new() }
+}
+
+fn load_one(text: &str, settings: &Settings) -> Result<Manifests, Vec<String>> {
+    let source = Source { name: "shop.yaml".to_owned(), text: text.to_owned() };
+    load(&[source], settings).map_err(|mistakes| mistakes.iter().map(Mistake::to_string).collect())
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    load_one(text, &settings()).expect_err("no mistake was found")
+}
+
+/// `GOOD` with something else in place of `from`, which must be there.
+fn with(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replace(from, to)
+}
+
+#[test]
+fn good_manifests_get_their_defaults_and_the_same_uid_in_every_run() {
+    let found = load_one(GOOD, &settings()).unwrap();
+    let name = ObjectName::new("shop", "paid");
+    let trigger = &found.triggers[&name];
+    assert_eq!(trigger.spec.table.schema, "public");
+    assert_eq!(found.logs[&ObjectName::new("shop", "shop")].spec.schema, "eventlog");
+    assert_eq!(uid_of(trigger), "c74ce005-c5f1-f214-02d9-af909f43c4b4");
+    assert_eq!(found.notes, Vec::<String>::new());
+}
+
+#[rstest]
+#[case::unknown_field("sink: {uri", "snik: {uri",
+    &["shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing; add it: Where the events go",
+      "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: columns, delivery, eventLogRef, on, reclaimPolicy, sink, suspend, table)"])]
+#[case::unknown_operation("insert: {}", "upsert: {}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.upsert: there is no such field; did you mean insert? (of: delete, insert, update)"])]
+#[case::nothing_may_stand_there("insert: {}", "insert: {columns: [a]}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.insert.columns: there is no such field; nothing may stand here: write {}"])]
+#[case::a_key_that_kubectl_takes_for_true("\"on\": ", "on: ",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on: without quotes this key is a boolean to kubectl (YAML 1.1); write \"on\":"])]
+#[case::a_value_that_kubectl_takes_for_false("insert: {}", "update: {columns: [y, no]}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns[0]: y without quotes is a boolean to kubectl (YAML 1.1); write \"y\"",
+      "shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns[1]: no without quotes is a boolean to kubectl (YAML 1.1); write \"no\""])]
+#[case::no_operation("{insert: {}}", "{update: null}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update and delete, such as insert: {}"])]
+#[case::type_of_a_scalar("table: {name: orders}", "table: {name: 5}\n  suspend: \"true\"",
+    &["shop.yaml:11: EventTrigger shop/paid: spec.table.name: 5 is a number; put it in quotes",
+      "shop.yaml:12: EventTrigger shop/paid: spec.suspend: \"true\" is a string; write true or false"])]
+#[case::type_of_a_mapping("table: {name: orders}", "table: public.orders",
+    &["shop.yaml:11: EventTrigger shop/paid: spec.table: \"public.orders\" is a string; write a mapping of name, schema"])]
+#[case::type_of_a_list("insert: {}", "update: {columns: status}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns: \"status\" is a string; write a list, such as [a, b]"])]
+#[case::enumeration("table: {name: orders}", "table: {name: orders}\n  reclaimPolicy: retain",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.reclaimPolicy: \"retain\" is none of its values; did you mean Retain? (of: Retain, Delete)"])]
+#[case::duration("table: {name: orders}", "table: {name: orders}\n  delivery: {timeout: 30, backoffDelay: 30 seconds, retry: -1}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.delivery.timeout: 30 is a number; put it in quotes",
+      "shop.yaml:12: EventTrigger shop/paid: spec.delivery.backoffDelay: \"30 seconds\" is not a duration; write it as 30s, 1m30s or PT30S",
+      "shop.yaml:12: EventTrigger shop/paid: spec.delivery.retry: -1 is too small; the least is 0"])]
+#[case::empty("name: orders", "name: ''",
+    &["shop.yaml:11: EventTrigger shop/paid: spec.table.name: \"\" is too short; write at least 1 character"])]
+#[case::empty_list("insert: {}", "update: {columns: []}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns: [] is too short; name at least 1 item, or leave the field out"])]
+#[case::twice("insert: {}", "update: {columns: [a, a]}",
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns: [\"a\",\"a\"] names something twice; name it once"])]
+#[case::rule_of_an_object("sink: {uri: http://localhost:8080/}", "sink: {uri: /orders}",
+    &["shop.yaml:13: EventTrigger shop/paid: spec.sink: without ref, uri must be absolute, such as http://billing.example.com/orders, and without user or password (use headers)"])]
+#[case::rule_of_a_field("key: uri}}}", "key: uri}}}, schema: pg_log",
+    &["shop.yaml:4: EventLog shop/shop: spec.schema: \"pg_log\": schema names that start with pg_, and information_schema, belong to PostgreSQL"])]
+#[case::name("name: paid", "name: Order_Paid",
+    &["shop.yaml:8: EventTrigger shop/Order_Paid: metadata.name: \"Order_Paid\" does not have the form ^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$: Small letters, digits, dots and dashes, such as order-paid"])]
+#[case::no_name("metadata: {name: paid}", "metadata: {labels: {a: b}}",
+    &["shop.yaml:8: EventTrigger: metadata.name: is missing; add it: Small letters, digits, dots and dashes, such as order-paid"])]
+#[case::version("kind: EventTrigger", "kind: EventTriger",
+    &["shop.yaml:7: EventTriger shop/paid: kind: \"EventTriger\" is no kind of eventtrigger.dev; did you mean EventTrigger? (of: EventLog, EventSink, EventTrigger)"])]
+#[case::log("eventLogRef: {name: shop}", "eventLogRef: {name: shpo}",
+    &["shop.yaml:10: EventTrigger shop/paid: spec.eventLogRef.name: there is no EventLog shop/shpo; did you mean shop?"])]
+#[case::log_elsewhere("metadata: {name: paid}", "metadata: {name: paid, namespace: other}",
+    &["shop.yaml:10: EventTrigger other/paid: spec.eventLogRef.name: there is no EventLog other/shop; there is one in namespace shop; use that namespace for both"])]
+#[case::service("{uri: http://localhost:8080/}", "{ref: {kind: Service, name: billing}}",
+    &["shop.yaml:13: EventTrigger shop/paid: spec.sink.ref: there is no Service shop/billing; say where it is with --service billing.shop=http://127.0.0.1:8080, or add it to the manifests"])]
+#[case::sink("{uri: http://localhost:8080/}", "{ref: {kind: EventSink, name: billing}}",
+    &["shop.yaml:13: EventTrigger shop/paid: spec.sink.ref: there is no EventSink shop/billing; add it to the manifests"])]
+#[case::addressable("{uri: http://localhost:8080/}", "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: b}}",
+    &["shop.yaml:13: EventTrigger shop/paid: spec.sink.ref: without a cluster, nobody can tell the address of Broker shop/b; add it to the manifests with its status.address.url, or use uri alone"])]
+#[case::not_yaml("table: {name: orders}", "table: {name: orders",
+    &["shop.yaml:12: is not YAML from here on: while parsing a flow mapping, did not find expected ',' or '}'; check indentation and quotes"])]
+fn a_mistake_is_said_with_line_field_value_and_remedy(#[case] from: &str, #[case] to: &str, #[case] expected: &[&str]) {
+    let mut found = mistakes(&with(from, to));
+    // What follows from a trigger that cannot be read.
+    found.retain(|mistake| !mistake.contains("there is no EventTrigger;"));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn every_mistake_of_every_document_and_file_is_said_in_order() {
+    let a = Source {
+        name: "a.yaml".to_owned(),
+        text: with("insert: {}", "udpate: {}").replace("name: orders", "nam: orders"),
+    };
+    let b = Source {
+        name: "b.yaml".to_owned(),
+        text: GOOD.replace("name: shop", "name: shop2").replace("name: paid", "name: paid"),
+    };
+    let found = load(&[a, b], &settings()).unwrap_err();
+    let found: Vec<_> = found.iter().map(Mistake::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "a.yaml:11: EventTrigger shop/paid: spec.table.nam: there is no such field; did you mean name? (of: name, schema)",
+            "a.yaml:11: EventTrigger shop/paid: spec.table.name: is missing; add it: Name of the table",
+            "a.yaml:12: EventTrigger shop/paid: spec.on.udpate: there is no such field; did you mean update? (of: delete, insert, update)",
+            "b.yaml:4: EventLog shop/shop2: spec.schema: \"eventlog\" is also the schema of EventLog shop/shop, and without a cluster both are in one database; give each its own",
+            "b.yaml:8: EventTrigger shop/paid: metadata.name: \"paid\" is also defined at a.yaml:6; remove one of them",
+        ]
+    );
+}
+
+const SINK: &str = "
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: billing}
+spec:
+  uri: http://localhost:8080/
+  headers:
+  - {name: Authorization, valueFrom: {secretKeyRef: {name: billing, key: api-token}}}
+";
+
+#[test]
+fn a_secret_is_taken_from_manifests_or_the_environment_and_never_shown() {
+    let missing = mistakes(&format!("{GOOD}{SINK}"));
+    let variable = "EVENTTRIGGER_SECRET_SHOP_BILLING_API_TOKEN";
+    let expected = format!(
+        "shop.yaml:22: EventSink shop/billing: spec.headers[0].valueFrom.secretKeyRef: there is no Secret shop/billing with a key \
+         \"api-token\"; add it to the manifests, or set the environment variable {variable}"
+    );
+    assert_eq!(missing, [expected]);
+
+    let environment = BTreeMap::from([(variable.to_owned(), "Bearer x".to_owned())]);
+    let found = load_one(&format!("{GOOD}{SINK}"), &Settings { environment, ..settings() }).unwrap();
+    let secret = &found.secrets[&ObjectName::new("shop", "billing")];
+    assert_eq!(secret.data.as_ref().unwrap()["api-token"].0, b"Bearer x");
+
+    let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: billing}\n";
+    load_one(&format!("{GOOD}{SINK}{secret}stringData: {{api-token: s3cret}}"), &settings()).unwrap();
+    load_one(&format!("{GOOD}{SINK}{secret}data: {{api-token: czNjcmV0}}"), &settings()).unwrap();
+    let wrong = mistakes(&format!("{GOOD}{SINK}{secret}data: {{api-token: s3cret!}}\nstringData: {{pin: 1234}}"));
+    assert_eq!(
+        wrong,
+        [
+            "shop.yaml:27: Secret shop/billing: data.api-token: the value is not base64; encode it, or move it to stringData as it is",
+            "shop.yaml:28: Secret shop/billing: stringData.pin: the value is not a string; put it in quotes",
+        ]
+    );
+    let password = mistakes(&with(
+        "uri: {secretKeyRef: {name: shop-app, key: uri}}",
+        "host: {value: db}, dbname: {value: a}, user: {value: b}, password: {value: 1234}",
+    ));
+    assert_eq!(
+        password,
+        ["shop.yaml:4: EventLog shop/shop: spec.connection.password.value: the value is a number; put it in quotes"]
+    );
+}
+
+#[test]
+fn a_list_is_its_items_and_other_kinds_are_left_alone() {
+    let items: Vec<_> =
+        GOOD.split("---\n").map(|text| format!("- {}", text.trim_end().replace('\n', "\n  "))).collect();
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n{}\n", items.join("\n"));
+    assert_eq!(load_one(&list, &settings()).unwrap().triggers.len(), 1);
+    let wrong = mistakes(&list.replace("insert: {}", "isnert: {}"));
+    assert_eq!(wrong.len(), 1);
+    assert!(wrong[0].starts_with("shop.yaml:14: EventTrigger shop/paid: spec.on.isnert:"), "{wrong:?}");
+
+    let others = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    let found = load_one(&format!("{GOOD}{others}"), &settings()).unwrap();
+    assert_eq!(found.notes, ["shop.yaml:15: ConfigMap shop/shop is of no use here; ignored"]);
+}
+
+#[test]
+fn an_object_of_any_kind_is_a_target_once_its_status_has_an_address() {
+    let broker = "---\napiVersion: eventing.knative.dev/v1\nkind: Broker\nmetadata: {name: b}\nstatus: {address: {url: http://localhost:1/}}\n";
+    let reference = "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: b}}";
+    load_one(&format!("{}{broker}", with("{uri: http://localhost:8080/}", reference)), &settings()).unwrap();
+}
+
+#[test]
+fn files_without_a_trigger_are_a_mistake() {
+    assert_eq!(mistakes("# nothing yet\n"), ["shop.yaml: there is no EventTrigger; nothing would be captured"]);
+}
+
+#[test]
+fn folders_are_read_by_name_and_what_is_not_there_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["b.yml", "a.yaml", "c.json", "notes.txt"] {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    let found = read(&[folder.path().to_owned()]).unwrap();
+    assert_eq!(found.iter().map(|source| source.text.as_str()).collect::<Vec<_>>(), ["a.yaml", "b.yml", "c.json"]);
+    let missing = read(&["none.yaml".into(), folder.path().join("gone")]).unwrap_err();
+    let what = "there is no such file or folder; correct the path given with -f";
+    let missing: Vec<_> = missing.iter().map(Mistake::to_string).collect();
+    assert_eq!(missing, [format!("none.yaml: {what}"), format!("{}: {what}", folder.path().join("gone").display())]);
+}
