@@ -179,3 +179,32 @@ async fn read(
     }
     Ok(Page { events, captures })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Cursor;
+
+    fn ledger(from: &str, after: i64) -> Ledger {
+        let to = (after > 0).then(|| "30:30:".parse().unwrap());
+        Ledger::new(&Cursor { from: from.parse().unwrap(), to, after, done: Vec::new() })
+    }
+
+    fn start(ledgers: &[Ledger]) -> Start {
+        Start::of((0..).zip(ledgers)).unwrap()
+    }
+
+    #[test]
+    fn a_pass_reads_from_where_the_last_of_its_members_stands() {
+        let start = start(&[ledger("20:20:", 7), ledger("10:20:10,11", 5), ledger("10:20:10", 9)]);
+        assert_eq!((start.from.to_string(), start.after), ("10:20:10,11".to_owned(), 5));
+        assert!(start.apart.is_empty());
+    }
+
+    #[test]
+    fn a_member_of_which_neither_cut_is_in_the_other_reads_apart() {
+        // A transaction's own snapshot has the transaction itself, another taken later does not until it has committed.
+        let start = start(&[ledger("10:20:12", 0), ledger("10:20:11", 0), ledger("20:20:", 0)]);
+        assert_eq!((start.from.to_string(), start.apart), ("10:20:12".to_owned(), BTreeSet::from([1])));
+    }
+}
