@@ -116,7 +116,7 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// The defaults of the API: 10 retries over about 35 minutes.
+    /// The defaults of the API: 10 retries over 811 s.
     fn default() -> Self {
         Self {
             retry: 10,
