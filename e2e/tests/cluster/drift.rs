@@ -92,8 +92,8 @@ async fn a_sql_trigger_dropped_or_disabled_by_hand_is_back_within_10_seconds() {
     scene.trigger("order-changed", json!({})).await;
     scene.ready("EventTrigger", "order-changed").await;
     let installed = enabled(&scene).await;
-    let drops: String = installed.iter().map(|name| format!("DROP TRIGGER \"{name}\" ON orders; ")).collect();
-    scene.run(&format!("BEGIN; {drops} {NONE_ENABLED}; COMMIT")).await;
+    let drops: Vec<_> = installed.iter().map(|name| format!("DROP TRIGGER \"{name}\" ON orders")).collect();
+    scene.run(&format!("BEGIN; {}; {NONE_ENABLED}; COMMIT", drops.join("; "))).await;
     repaired(&scene, &installed).await;
     scene.run("INSERT INTO orders VALUES (1, 'a', 'new', 1, 1)").await;
     scene.accepted(1).await;
