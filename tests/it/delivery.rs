@@ -505,6 +505,8 @@ async fn cursors_move_for_many_events_at_once_and_not_at_all_for_none() {
     worker.until("delivering", |progress| progress.phase == Phase::Delivering).await;
     let began = Instant::now();
     database.run("INSERT INTO orders SELECT n FROM generate_series(1, 1000) AS n").await;
+    // Before asking whether all is done: the worker may not have seen the insert yet.
+    receiver.until("every event at every trigger", |hits| hits.len() >= 5000).await;
     worker.caught_up().await;
     assert_eq!(receiver.hits().len(), 5000);
     let most = began.elapsed().as_secs_f64() / 0.05 + 2.0;
