@@ -30,6 +30,10 @@ impl Trouble {
         Self { problem: Problem::new(reason, message), progress: Progress::Reconciling }
     }
 
+    fn of(problem: Problem, terminal: bool) -> Self {
+        Self { problem, progress: if terminal { Progress::Stalled } else { Progress::Reconciling } }
+    }
+
     /// As a condition that does not hold.
     pub(super) fn verdict(&self) -> Verdict {
         Verdict::no(self.problem.reason, self.problem.message.clone())
@@ -44,28 +48,13 @@ impl From<Error> for Trouble {
 
 impl From<&OpenError> for Trouble {
     fn from(error: &OpenError) -> Self {
-        let reason = match error {
-            OpenError::Connect(_) => "ConnectionFailed",
-            OpenError::OwnedByAnother(_) => "OwnedByAnother",
-            OpenError::NewerSchema { .. } => "NewerSchema",
-            OpenError::TooOld(_) => "ServerTooOld",
-            OpenError::NotPermitted(_) => "NotPermitted",
-            OpenError::Sql { .. } => "DatabaseError",
-        };
-        let problem = Problem::new(reason, explain(error));
-        Self { problem, progress: if error.is_terminal() { Progress::Stalled } else { Progress::Reconciling } }
+        Self::of(Problem::new(error.reason(), explain(error)), error.is_terminal())
     }
 }
 
 impl From<&AdminError> for Trouble {
     fn from(error: &AdminError) -> Self {
-        match error {
-            AdminError::Invalid(problem) => Self::stalled(Problem::new(problem.reason, &problem.message)),
-            AdminError::NotPermitted(message) => Self::stalled(Problem::new("NotPermitted", message)),
-            AdminError::Locked(_) => Self::retry("TableLocked", error.to_string()),
-            AdminError::Sql { .. } => Self::retry("DatabaseError", explain(error)),
-            AdminError::Corrupt(_) => Self::stalled(Problem::new("LogCorrupt", explain(error))),
-        }
+        Self::of(Problem::new(error.reason(), explain(error)), error.is_terminal())
     }
 }
 

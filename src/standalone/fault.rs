@@ -23,31 +23,21 @@ pub(super) enum Cure {
     Change,
 }
 
+impl Fault {
+    fn of(reason: &'static str, error: &(dyn Error + 'static), terminal: bool) -> Self {
+        Self { reason, message: explain(error), cure: if terminal { Cure::Change } else { Cure::Retry } }
+    }
+}
+
 impl From<&OpenError> for Fault {
     fn from(error: &OpenError) -> Self {
-        let reason = match error {
-            OpenError::Connect(_) => "ConnectionFailed",
-            OpenError::OwnedByAnother(_) => "OwnedByAnother",
-            OpenError::NewerSchema { .. } => "NewerSchema",
-            OpenError::TooOld(_) => "ServerTooOld",
-            OpenError::NotPermitted(_) => "NotPermitted",
-            OpenError::Sql { .. } => "DatabaseError",
-        };
-        let cure = if error.is_terminal() { Cure::Change } else { Cure::Retry };
-        Self { reason, message: explain(error), cure }
+        Self::of(error.reason(), error, error.is_terminal())
     }
 }
 
 impl From<&AdminError> for Fault {
     fn from(error: &AdminError) -> Self {
-        let (reason, cure) = match error {
-            AdminError::Invalid(problem) => (problem.reason, Cure::Change),
-            AdminError::NotPermitted(_) => ("NotPermitted", Cure::Change),
-            AdminError::Locked(_) => ("TableLocked", Cure::Retry),
-            AdminError::Sql { .. } => ("DatabaseError", Cure::Retry),
-            AdminError::Corrupt(_) => ("LogCorrupt", Cure::Change),
-        };
-        Self { reason, message: explain(error), cure }
+        Self::of(error.reason(), error, error.is_terminal())
     }
 }
 

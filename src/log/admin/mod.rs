@@ -49,6 +49,27 @@ pub enum AdminError {
     Corrupt(#[source] serde_json::Error),
 }
 
+impl AdminError {
+    /// The condition's reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(problem) => problem.reason,
+            Self::NotPermitted(_) => "NotPermitted",
+            Self::Locked(_) => "TableLocked",
+            Self::Sql { .. } => "DatabaseError",
+            Self::Corrupt(_) => "LogCorrupt",
+        }
+    }
+
+    /// Whether it stays wrong until a person changes something.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Self::Invalid(_) | Self::NotPermitted(_) | Self::Corrupt(_) => true,
+            Self::Locked(_) | Self::Sql { .. } => false,
+        }
+    }
+}
+
 /// What is in the database after an install.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Installed {

@@ -61,6 +61,18 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// The condition's reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "ConnectionFailed",
+            Self::OwnedByAnother(_) => "OwnedByAnother",
+            Self::NewerSchema { .. } => "NewerSchema",
+            Self::TooOld(_) => "ServerTooOld",
+            Self::NotPermitted(_) => "NotPermitted",
+            Self::Sql { .. } => "DatabaseError",
+        }
+    }
+
     /// Whether it stays wrong until a person changes something.
     pub fn is_terminal(&self) -> bool {
         match self {
