@@ -186,8 +186,9 @@ pub(super) async fn migrate(
         transaction
             .execute(
                 &in_schema(
-                    "INSERT INTO :schema.meta (version, owner_uid, owner_namespace, owner_name, system_identifier)
-                     SELECT $1, $2, $3, $4, system_identifier FROM pg_catalog.pg_control_system()",
+                    "INSERT INTO :schema.meta (version, owner_uid, owner_namespace, owner_name, system_identifier, timeline)
+                     SELECT $1, $2, $3, $4, s.system_identifier, c.timeline_id
+                     FROM pg_catalog.pg_control_system() AS s, pg_catalog.pg_control_checkpoint() AS c",
                     schema,
                 ),
                 &[&SCHEMA_VERSION, &owner.uid, &owner.log.namespace, &owner.log.name],
