@@ -7,6 +7,7 @@ mod capture;
 mod delivery;
 mod log;
 mod receiver;
+mod segments;
 mod standalone;
 mod support;
 mod tls;

@@ -136,7 +136,7 @@ impl Admin {
         Ok(transaction)
     }
 
-    async fn commit(&self, transaction: Transaction<'_>, changed: bool) -> Result<(), AdminError> {
+    pub(super) async fn commit(&self, transaction: Transaction<'_>, changed: bool) -> Result<(), AdminError> {
         let end = |source| failed("commit", "", source);
         if !changed {
             return transaction.rollback().await.map_err(end);

@@ -4,6 +4,7 @@ mod catalog;
 mod install;
 mod open;
 mod plan;
+mod segments;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -11,6 +12,7 @@ use tokio_postgres::{Client, error::SqlState};
 
 pub use open::{OpenError, ServerFacts};
 pub use plan::PlanError;
+pub use segments::{Holding, Retention};
 
 use super::connect::explain;
 use crate::name::{Ident, ObjectName, TableName};
