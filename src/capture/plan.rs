@@ -213,9 +213,6 @@ pub(super) mod tests {
     #[test]
     fn the_order_in_which_definitions_come_changes_nothing() {
         let (one, two) = (definition(1), definition(2));
-        assert_eq!(
-            Plan::new(&facts(), [(1, &one), (2, &two)]),
-            Plan::new(&facts(), [(2, &two), (1, &one)])
-        );
+        assert_eq!(Plan::new(&facts(), [(1, &one), (2, &two)]), Plan::new(&facts(), [(2, &two), (1, &one)]));
     }
 }

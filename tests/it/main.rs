@@ -3,6 +3,7 @@
 // Clippy makes an exception for functions marked as tests, not for what they call.
 #![allow(clippy::unwrap_used)]
 
+mod adopt;
 mod capture;
 mod delivery;
 mod log;

@@ -122,7 +122,7 @@ mod tests {
 
     #[allow(clippy::unnecessary_wraps)] // as it is found
     fn open() -> Result<Database, Trouble> {
-        let facts = ServerFacts { version: "15.18".to_owned(), schema_version: 1 };
+        let facts = ServerFacts { version: "15.18".to_owned(), schema_version: 1, system_identifier: 7, timeline: 1 };
         Ok(Database { name: "db:5432/shop".to_owned(), facts })
     }
 

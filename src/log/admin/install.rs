@@ -179,7 +179,9 @@ impl Admin {
         let Some(row) = rows.first() else { return Ok(false) };
         transaction
             .execute(
-                &self.sql("INSERT INTO :schema.cursor (trigger_id, cut) VALUES ($1, :schema.here()) ON CONFLICT DO NOTHING"),
+                &self.sql(
+                    "INSERT INTO :schema.cursor (trigger_id, cut) VALUES ($1, :schema.here()) ON CONFLICT DO NOTHING",
+                ),
                 &[&row.get::<_, i32>(0)],
             )
             .await

@@ -1,5 +1,6 @@
 //! The controller's connection to the log: makes the schema, owns it, installs and removes what EventTriggers want.
 
+mod adopt;
 mod catalog;
 mod install;
 mod open;
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, error::SqlState};
 
-pub use open::{OpenError, ServerFacts};
+pub use adopt::AdoptError;
+pub use open::{ADOPT, OpenError, ServerFacts};
 pub use plan::PlanError;
 pub use segments::{Holding, Retention};
 

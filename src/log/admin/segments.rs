@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio_postgres::{Client, Row, error::SqlState};
+use tokio_postgres::{Client, Row, error::SqlState, types::ToSql};
 
 use super::{Admin, AdminError, failed, install::segment_name};
 use crate::{
@@ -58,6 +58,9 @@ struct Segment {
     number: i32,
     base: Txid,
     upto: Option<Txid>,
+    /// Events up to this id came from another server, and their base.
+    before: i64,
+    before_base: Txid,
     has_events: bool,
     bytes: u64,
     opened_at: Timestamp,
@@ -85,6 +88,8 @@ impl Segment {
             closed_for: duration(8),
             is_filled: row.get(9),
             has_writers: row.get(10),
+            before: row.get(11),
+            before_base: place(row.get(12)),
         }
     }
 
@@ -117,7 +122,10 @@ impl Admin {
                 continue;
             }
             if !segment.closed {
-                client.execute(&self.sql(include_str!("../sql/close.sql")), &[&segment.number]).await.map_err(tending)?;
+                client
+                    .execute(&self.sql(include_str!("../sql/close.sql")), &[&segment.number])
+                    .await
+                    .map_err(tending)?;
             } else if !segment.has_writers {
                 self.seal(&mut client, segment).await?;
             }
@@ -212,7 +220,12 @@ impl Admin {
     }
 
     /// A trigger that has not had every event of a sealed segment.
-    async fn needed_by(&self, client: &Client, segment: &Segment, upto: Txid) -> Result<Option<ObjectName>, AdminError> {
+    async fn needed_by(
+        &self,
+        client: &Client,
+        segment: &Segment,
+        upto: Txid,
+    ) -> Result<Option<ObjectName>, AdminError> {
         let cursors = self.sql(
             "SELECT t.namespace, t.name, c.cut::text FROM :schema.cursor AS c JOIN :schema.trigger AS t ON t.id = c.trigger_id
              WHERE pg_catalog.pg_snapshot_xmin(c.cut) < $1::text::pg_catalog.xid8 ORDER BY pg_catalog.pg_snapshot_xmin(c.cut)",
@@ -220,15 +233,19 @@ impl Admin {
         for row in client.query(&cursors, &[&upto.to_string()]).await.map_err(tending)? {
             // A transaction that has ended long ago, without an event of this log, may stand in the cut as running.
             let Ok(cut) = row.get::<_, &str>(2).parse::<Snapshot>() else { continue };
-            let cut = cut.lowered(segment.base);
-            let lacks = self.sql(&format!(
-                "SELECT EXISTS (SELECT FROM :schema.{} WHERE txid >= $1::text::pg_catalog.xid8
-                     AND NOT pg_catalog.pg_visible_in_snapshot(txid, $2::text::pg_catalog.pg_snapshot))",
-                segment_name(segment.number)
-            ));
-            let lacks = client.query_one(&lacks, &[&cut.complete_below().to_string(), &cut.to_string()]).await;
-            if lacks.map_err(tending)?.get(0) {
-                return Ok(Some(ObjectName::new(row.get::<_, String>(0), row.get::<_, String>(1))));
+            let before = (segment.before > 0).then_some((segment.before_base, "<="));
+            for (base, side) in before.into_iter().chain([(segment.base, ">")]) {
+                let cut = cut.lowered(base);
+                let lacks = self.sql(&format!(
+                    "SELECT EXISTS (SELECT FROM :schema.{} WHERE txid >= $1::text::pg_catalog.xid8 AND id {side} $3
+                         AND NOT pg_catalog.pg_visible_in_snapshot(txid, $2::text::pg_catalog.pg_snapshot))",
+                    segment_name(segment.number)
+                ));
+                let of: [&(dyn ToSql + Sync); 3] =
+                    [&cut.complete_below().to_string(), &cut.to_string(), &segment.before];
+                if client.query_one(&lacks, &of).await.map_err(tending)?.get(0) {
+                    return Ok(Some(ObjectName::new(row.get::<_, String>(0), row.get::<_, String>(1))));
+                }
             }
         }
         Ok(None)
@@ -240,8 +257,7 @@ impl Admin {
         let number = segment.number;
         if needed {
             let lose = self.sql(&include_str!("../sql/lose.sql").replace(":number", &number.to_string()));
-            let base = i64::try_from(segment.base).unwrap_or_default();
-            let triggers = transaction.execute(&lose, &[&base]).await.map_err(tending)?;
+            let triggers = transaction.execute(&lose, &[]).await.map_err(tending)?;
             tracing::warn!(schema = self.schema.as_str(), number, triggers, "dropping events that were not delivered");
         }
         let drop = format!(

@@ -27,13 +27,17 @@ CREATE TABLE :schema.segment (
     opened_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     closed_at timestamptz,
     writers text[],
-    upto bigint
+    upto bigint,
+    before bigint NOT NULL DEFAULT 0,
+    before_base bigint NOT NULL DEFAULT 0,
+    before_upto bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE :schema.segment IS 'eventtrigger: parts of the log, each in a table event_<number>';
 COMMENT ON COLUMN :schema.segment.base IS 'added to a txid of this segment gives its place in the log, also when the log has moved to another server';
 COMMENT ON COLUMN :schema.segment.closed_at IS 'since when no function fills it';
 COMMENT ON COLUMN :schema.segment.writers IS 'virtual transactions that ran at that moment, and may still run a function that did';
 COMMENT ON COLUMN :schema.segment.upto IS 'above the place of each of its transactions; null as long as there may come more';
+COMMENT ON COLUMN :schema.segment.before IS 'events up to this id came with a copy from another server; before_base and before_upto are theirs';
 
 -- Makes a segment; capture fills it once its functions say so. Who may read the log may read it.
 CREATE FUNCTION :schema.add_segment() RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$

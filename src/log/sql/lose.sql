@@ -1,9 +1,12 @@
 -- Run by the controller before it drops segment :number although cursors need it: writes down what each of them loses.
--- $1 is what the segment's txids are below their places. Reads the whole segment.
+-- Reads the whole segment.
 INSERT INTO :schema.lost (trigger_namespace, trigger_name, segment, events, first_id, last_id)
 SELECT t.namespace, t.name, :number, count(*), min(e.id), max(e.id)
 FROM :schema.event_:number AS e
-CROSS JOIN LATERAL (SELECT (e.txid::text::bigint + $1)::text::pg_catalog.xid8 AS place) AS p
+JOIN :schema.segment AS s ON s.number = :number
+CROSS JOIN LATERAL (
+    SELECT (e.txid::text::bigint + CASE WHEN e.id <= s.before THEN s.before_base ELSE s.base END)::text::pg_catalog.xid8 AS place
+) AS p
 JOIN :schema.capture AS c ON c.id = e.capture
 CROSS JOIN LATERAL pg_catalog.unnest(c.triggers) WITH ORDINALITY AS w (id, place)
 JOIN :schema.trigger AS t ON t.id = w.id

@@ -11,7 +11,8 @@ SELECT s.number, s.base, s.upto,
             WHERE p.pronamespace = ':schema'::pg_catalog.regnamespace
               AND pg_catalog.strpos(p.prosrc, pg_catalog.format(':schema."event_%s" (', s.number)) > 0),
     -- Whether a transaction is left that may run such a function in the form it had before.
-    EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.locktype = 'virtualxid' AND l.virtualxid = ANY (s.writers))
+    EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.locktype = 'virtualxid' AND l.virtualxid = ANY (s.writers)),
+    s.before, s.before_base
 FROM :schema.segment AS s
 JOIN pg_catalog.pg_class AS c ON c.relnamespace = ':schema'::pg_catalog.regnamespace AND c.relname = 'event_' || s.number
 ORDER BY s.number

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement, types::ToSql};
 
 use super::{
     WorkerError,
-    segments::{Part, Segment, Segments},
+    segments::{Ids, Part, Segment, Segments},
     wire::{Json, PgSnapshot, VarBit, Xid8},
 };
 use crate::{
@@ -94,14 +94,23 @@ impl Reader {
             return Ok(());
         }
         let rows = client
-            .query("SELECT number, base, upto FROM segment ORDER BY number", &[])
+            .query(
+                "SELECT number, NULL::bigint, nullif(before, 0), base, upto FROM segment
+                 UNION ALL SELECT number, before, NULL, before_base, before_upto FROM segment WHERE before > 0 ORDER BY 1",
+                &[],
+            )
             .await
             .map_err(|source| WorkerError::Sql { doing: "read the log's segments", source })?;
         let place = |number: i64| Txid::try_from(number).unwrap_or_default();
         let segment = |row: &Row| Segment {
             number: row.get(0),
-            base: place(row.get(1)),
-            upto: row.get::<_, Option<i64>>(2).map(place),
+            ids: match (row.get(1), row.get(2)) {
+                (Some(last), _) => Ids::UpTo(last),
+                (None, Some(last)) => Ids::Beyond(last),
+                (None, None) => Ids::All,
+            },
+            base: place(row.get(3)),
+            upto: row.get::<_, Option<i64>>(4).map(place),
         };
         let segments = Segments { definitions: Some(definitions), base, all: rows.iter().map(segment).collect() };
         *self.segments.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(segments);
@@ -118,7 +127,7 @@ impl Reader {
         limit: usize,
     ) -> Result<Vec<Event>, WorkerError> {
         let part = self.segments().part(from, to);
-        if part.numbers.is_empty() {
+        if part.segments.is_empty() {
             return Ok(Vec::new());
         }
         // Beyond the first page the window is known to be long, or may be.
@@ -136,14 +145,12 @@ impl Reader {
     async fn short(&self, client: &Client, part: &Part, limit: usize) -> Result<Vec<Event>, WorkerError> {
         let late = !part.between.late.is_empty();
         let mut union = String::new();
-        for number in &part.numbers {
+        for (number, ids) in &part.segments {
             let or = if union.is_empty() { "" } else { " UNION ALL " };
-            let _ = write!(
-                union,
-                "{or}SELECT {COLUMNS} FROM event_{number} WHERE txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)"
-            );
+            let select = format!("SELECT {COLUMNS} FROM event_{number} WHERE{}", only(*ids));
+            let _ = write!(union, "{or}{select} txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)");
             if late {
-                let _ = write!(union, " UNION ALL SELECT {COLUMNS} FROM event_{number} WHERE txid = ANY ($5)");
+                let _ = write!(union, " UNION ALL {select} txid = ANY ($5)");
             }
         }
         let sql = format!("SELECT * FROM ({union} LIMIT $1) AS w ORDER BY id");
@@ -199,7 +206,7 @@ impl Reader {
     /// The events at `places`, in that order.
     async fn fetch(&self, client: &Client, part: &Part, places: Vec<Place>) -> Result<Vec<Event>, WorkerError> {
         let mut found = HashMap::with_capacity(places.len());
-        for number in &part.numbers {
+        for (number, _) in &part.segments {
             let here: Vec<&str> =
                 places.iter().filter(|place| place.segment == *number).map(|place| place.ctid.as_str()).collect();
             if here.is_empty() {
@@ -214,7 +221,9 @@ impl Reader {
         }
         let missing = |id: i64| WorkerError::Corrupt {
             what: "the log",
-            why: format!("event {id} is not where it was: something rewrote its segment (VACUUM FULL, CLUSTER); it is looked for again"),
+            why: format!(
+                "event {id} is not where it was: something rewrote its segment (VACUUM FULL, CLUSTER); it is looked for again"
+            ),
         };
         places.into_iter().map(|Place { id, .. }| found.remove(&id).ok_or_else(|| missing(id))).collect()
     }
@@ -258,12 +267,13 @@ impl Lists {
 
 /// Everything in it is a number: `DECLARE` takes no parameters.
 fn listing(part: &Part, after: i64) -> String {
-    let Part { numbers, between, to, .. } = part;
+    let Part { segments, between, to, .. } = part;
     let late: Vec<String> = between.late.iter().map(|txid| format!("'{txid}'")).collect();
     let mut union = String::new();
-    for number in numbers {
+    for (number, ids) in segments {
         let or = if union.is_empty() { "" } else { " UNION ALL " };
-        let select = format!("SELECT id, {number} AS segment, ctid FROM event_{number} WHERE id > {after} AND");
+        let ids = only(*ids);
+        let select = format!("SELECT id, {number} AS segment, ctid FROM event_{number} WHERE{ids} id > {after} AND");
         let _ = write!(
             union,
             "{or}{select} txid >= '{}' AND txid < '{}' AND pg_visible_in_snapshot(txid, '{to}')",
@@ -274,6 +284,14 @@ fn listing(part: &Part, after: i64) -> String {
         }
     }
     format!("SELECT id, segment, ctid FROM ({union}) AS w ORDER BY id")
+}
+
+fn only(ids: Ids) -> String {
+    match ids {
+        Ids::All => String::new(),
+        Ids::UpTo(last) => format!(" id <= {last} AND"),
+        Ids::Beyond(last) => format!(" id > {last} AND"),
+    }
 }
 
 fn reading(source: tokio_postgres::Error) -> WorkerError {
