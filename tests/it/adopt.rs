@@ -132,11 +132,9 @@ async fn a_restored_dump_delivers_nothing_until_it_is_adopted_and_then_loses_and
     let refused_worker = Worker::connect(&server.config(), &schema(), &owner().uid).await.unwrap_err();
     assert!(matches!(refused_worker, WorkerError::NotOurs(_)), "{refused_worker}");
 
-    let adopt = async |server_identifier: &str| {
-        Admin::adopt(&server.config(), &schema(), &owner(), server_identifier).await
-    };
-    let here: i64 =
-        app.query_one("SELECT system_identifier FROM pg_control_system()", &[]).await.unwrap().get(0);
+    let adopt =
+        async |server_identifier: &str| Admin::adopt(&server.config(), &schema(), &owner(), server_identifier).await;
+    let here: i64 = app.query_one("SELECT system_identifier FROM pg_control_system()", &[]).await.unwrap().get(0);
     let here = here.to_string();
     assert!(refused.to_string().contains(&format!("eventtrigger.dev/adopt={here}")), "{refused}");
     assert!(matches!(adopt("7").await, Err(AdoptError::AnotherServer { .. })));
@@ -175,12 +173,8 @@ async fn a_promoted_standby_goes_on_where_it_was_and_says_that_it_was_promoted()
     // Recovers to the end of its log, and begins a new timeline, as a standby does when it is promoted.
     std::fs::write(folder.join("recovery.signal"), "").unwrap();
     let signal = std::fs::metadata(&folder).unwrap();
-    std::os::unix::fs::chown(
-        folder.join("recovery.signal"),
-        Some(std::os::unix::fs::MetadataExt::uid(&signal)),
-        None,
-    )
-    .unwrap();
+    std::os::unix::fs::chown(folder.join("recovery.signal"), Some(std::os::unix::fs::MetadataExt::uid(&signal)), None)
+        .unwrap();
     server.server = Some(Embedded::start(server.options.clone()).await.unwrap());
     let (_, after) = open(&server.config()).await.unwrap();
     assert_eq!((before.timeline, after.timeline), (1, 2));

@@ -7,7 +7,7 @@
 use tokio_postgres::{Transaction, error::SqlState, types::ToSql};
 
 use super::{
-    Admin, AdminError, OpenError, Owner, failed,
+    Admin, AdminError, OpenError, Owner, ServerFacts, failed,
     install::Mode,
     open::{alone, current_version},
 };
@@ -30,7 +30,10 @@ pub enum AdoptError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The word names another server.
-    #[error("this server's system identifier is {here}, and the one to adopt is {told}; nothing was changed")]
+    #[error(
+        "the log was written on another server, and the one to adopt is said to be {told}, but this one's system identifier is \
+         {here}; nothing was changed; correct the annotation, or the connection"
+    )]
     AnotherServer {
         /// Of this server.
         here: i64,
@@ -39,7 +42,43 @@ pub enum AdoptError {
     },
 }
 
+impl AdoptError {
+    /// The condition's reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.reason(),
+            Self::Admin(error) => error.reason(),
+            Self::AnotherServer { .. } => "AnotherServer",
+        }
+    }
+
+    /// Whether it stays wrong until a person changes something.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_terminal(),
+            Self::Admin(error) => error.is_terminal(),
+            Self::AnotherServer { .. } => true,
+        }
+    }
+}
+
 impl Admin {
+    /// [`Admin::open`]; a log that was written on another server is adopted first, if `adopt` names this one.
+    pub async fn open_or_adopt(
+        config: &ConnectConfig,
+        schema: &Ident,
+        owner: &Owner,
+        adopt: Option<&str>,
+    ) -> Result<(Self, ServerFacts), AdoptError> {
+        match (Self::open(config, schema, owner).await, adopt) {
+            (Err(OpenError::AnotherServer(_)), Some(server)) => {
+                Self::adopt(config, schema, owner, server).await?;
+                Ok(Self::open(config, schema, owner).await?)
+            }
+            (opened, _) => Ok(opened?),
+        }
+    }
+
     /// Makes this server the log's, if it is not yet. `server` is its system identifier: the word that this is no copy but
     /// the place where the log goes on. Tells whether anything was to be done.
     pub async fn adopt(
