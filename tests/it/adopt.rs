@@ -2,7 +2,7 @@
 
 use std::{
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use eventtrigger::{
@@ -176,7 +176,14 @@ async fn a_promoted_standby_goes_on_where_it_was_and_says_that_it_was_promoted()
     std::os::unix::fs::chown(folder.join("recovery.signal"), Some(std::os::unix::fs::MetadataExt::uid(&signal)), None)
         .unwrap();
     server.server = Some(Embedded::start(server.options.clone()).await.unwrap());
-    let (_, after) = open(&server.config()).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        match open(&server.config()).await {
+            Ok((_, after)) => break after,
+            Err(error) => assert!(matches!(error, OpenError::Standby) && !error.is_terminal(), "{error}"),
+        }
+        assert!(Instant::now() < deadline, "waited for the end of recovery");
+    };
     assert_eq!((before.timeline, after.timeline), (1, 2));
     assert_eq!(before.system_identifier, after.system_identifier);
     let worker = Worker::connect(&server.config(), &schema(), &owner().uid).await.unwrap();

@@ -181,7 +181,7 @@ impl Admin {
         let moved = self.sql(
             "UPDATE :schema.meta SET base = $1, definitions = definitions + 1,
                  system_identifier = (SELECT system_identifier FROM pg_control_system()),
-                 timeline = (SELECT timeline_id FROM pg_control_checkpoint())",
+                 timeline = :schema.timeline()",
         );
         transaction.execute(&moved, &[&base]).await.map_err(adopting)?;
         // Ids go on after those of the copy, also where it was not made by a dump, which brings the sequence.

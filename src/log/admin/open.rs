@@ -214,8 +214,7 @@ pub(super) async fn migrate(
             .execute(
                 &in_schema(
                     "INSERT INTO :schema.meta (version, owner_uid, owner_namespace, owner_name, system_identifier, timeline)
-                     SELECT $1, $2, $3, $4, s.system_identifier, c.timeline_id
-                     FROM pg_catalog.pg_control_system() AS s, pg_catalog.pg_control_checkpoint() AS c",
+                     SELECT $1, $2, $3, $4, system_identifier, :schema.timeline() FROM pg_catalog.pg_control_system()",
                     schema,
                 ),
                 &[&SCHEMA_VERSION, &owner.uid, &owner.log.namespace, &owner.log.name],
@@ -235,8 +234,8 @@ async fn own(transaction: &Transaction<'_>, schema: &Ident, owner: &Owner) -> Re
         .query_one(
             &in_schema(
                 "SELECT owner_uid, owner_namespace, owner_name, released, m.system_identifier, s.system_identifier, m.timeline,
-                     c.timeline_id
-                 FROM :schema.meta AS m, pg_catalog.pg_control_system() AS s, pg_catalog.pg_control_checkpoint() AS c",
+                     :schema.timeline()
+                 FROM :schema.meta AS m, pg_catalog.pg_control_system() AS s",
                 schema,
             ),
             &[],

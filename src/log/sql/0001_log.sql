@@ -84,6 +84,11 @@ COMMENT ON COLUMN :schema.meta.timeline IS 'of the server when it was last opene
 COMMENT ON COLUMN :schema.meta.base IS 'added to a txid of this server gives its place in the log';
 COMMENT ON COLUMN :schema.meta.definitions IS 'counts every change of a definition or of the segments; workers look at it';
 
+-- The timeline that the server writes now; pg_control_checkpoint() tells of a promotion only after the next checkpoint.
+CREATE FUNCTION :schema.timeline() RETURNS integer LANGUAGE sql STABLE AS $$
+    SELECT ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer
+$$;
+
 -- This moment, as a cut of the log.
 CREATE FUNCTION :schema.here() RETURNS pg_snapshot LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN m.base OPERATOR(pg_catalog.=) 0 THEN s.now ELSE pg_catalog.concat_ws(':',
