@@ -7,6 +7,7 @@ mod adopt;
 mod capture;
 mod delivery;
 mod log;
+mod pgbouncer;
 mod receiver;
 mod segments;
 mod standalone;
