@@ -115,20 +115,14 @@ impl Admin {
             self.add_segment(&mut client).await?;
             segments = self.segments(&client).await?;
         }
-        let Some((newest, older)) = segments.split_last() else { return Ok(Holding::default()) };
+        let Some(newest) = segments.last() else { return Ok(Holding::default()) };
         self.fill(&mut client, newest.number).await?;
-        for segment in older {
-            if segment.is_filled || segment.upto.is_some() {
-                continue;
-            }
-            if !segment.closed {
-                client
-                    .execute(&self.sql(include_str!("../sql/close.sql")), &[&segment.number])
-                    .await
-                    .map_err(tending)?;
-            } else if !segment.has_writers {
-                self.seal(&mut client, segment).await?;
-            }
+        for segment in self.older(&client).await?.iter().filter(|segment| !segment.is_filled && !segment.closed) {
+            client.execute(&self.sql(include_str!("../sql/close.sql")), &[&segment.number]).await.map_err(tending)?;
+        }
+        let is_done = |segment: &&Segment| segment.closed && !segment.has_writers && segment.upto.is_none();
+        for segment in self.older(&client).await?.iter().filter(is_done) {
+            self.seal(&mut client, segment).await?;
         }
         let held_by = self.retain(&mut client, retention).await?;
         let segments = self.segments(&client).await?;
@@ -143,6 +137,13 @@ impl Admin {
     async fn segments(&self, client: &Client) -> Result<Vec<Segment>, AdminError> {
         let rows = client.query(&self.sql(include_str!("../sql/segments.sql")), &[]).await.map_err(tending)?;
         Ok(rows.iter().map(Segment::read).collect())
+    }
+
+    /// All but the newest.
+    async fn older(&self, client: &Client) -> Result<Vec<Segment>, AdminError> {
+        let mut segments = self.segments(client).await?;
+        segments.pop();
+        Ok(segments)
     }
 
     async fn add_segment(&self, client: &mut Client) -> Result<(), AdminError> {
