@@ -176,6 +176,10 @@ pub struct LogDelivery {
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
+    /// How the workers reach the same database as another role, one of less privilege. The role needs no right but to log
+    /// in: the controller, which owns the log, grants it what delivery takes. Default: `spec.connection`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
     /// Resources of each worker. Default: requests of 10m CPU and 32Mi memory, limit of 128Mi memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -183,7 +187,7 @@ pub struct LogDelivery {
 
 impl Default for LogDelivery {
     fn default() -> Self {
-        Self { replicas: one(), resources: None }
+        Self { replicas: one(), connection: None, resources: None }
     }
 }
 

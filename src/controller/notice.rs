@@ -164,7 +164,14 @@ fn reads(sink: &EventSink, name: &str) -> bool {
 
 /// Whether the connection of `log` comes from Secret `name`.
 fn connects(log: &EventLog, name: &str) -> bool {
-    let Connection { uri, host, port, dbname, user, password, tls } = &log.spec.connection;
+    [Some(&log.spec.connection), log.spec.delivery.connection.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|connection| comes_from(connection, name))
+}
+
+fn comes_from(connection: &Connection, name: &str) -> bool {
+    let Connection { uri, host, port, dbname, user, password, tls } = connection;
     let values = [host, port, dbname, user, password].into_iter().flatten();
     let values = values.filter_map(|value: &ValueSource| value.secret_key_ref.as_ref());
     let ca = tls.as_ref().and_then(|tls| tls.ca.as_ref());

@@ -12,33 +12,49 @@ const INVALID: &str = "InvalidConnection";
 
 /// How to reach the database of `log`. `tls` comes before what the URI says.
 pub async fn connection(log: &EventLog, objects: &impl Objects) -> Result<Result<ConnectConfig, Problem>, LookupError> {
-    part(resolve(&log.namespace().unwrap_or_default(), &log.spec.connection, objects).await)
+    part(resolve(&log.namespace().unwrap_or_default(), "connection", &log.spec.connection, objects).await)
 }
 
-async fn resolve(namespace: &str, connection: &Connection, objects: &impl Objects) -> Result<ConnectConfig, Stop> {
+/// How the workers of `log` reach it, if that differs.
+pub async fn delivery_connection(
+    log: &EventLog,
+    objects: &impl Objects,
+) -> Result<Result<Option<ConnectConfig>, Problem>, LookupError> {
+    let Some(connection) = &log.spec.delivery.connection else { return Ok(Ok(None)) };
+    let namespace = log.namespace().unwrap_or_default();
+    part(resolve(&namespace, "delivery.connection", connection, objects).await.map(Some))
+}
+
+/// The connection in field `at` of the spec.
+async fn resolve(
+    namespace: &str,
+    at: &str,
+    connection: &Connection,
+    objects: &impl Objects,
+) -> Result<ConnectConfig, Stop> {
     let Connection { uri, host, port, dbname, user, password, tls } = connection;
     let mode = tls.as_ref().map(|tls| tls.mode);
     let ca = match tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
-        Some(ca) => Some(secret::value(objects, namespace, "connection.tls.ca", &ca.secret_key_ref).await?),
+        Some(ca) => Some(secret::value(objects, namespace, &format!("{at}.tls.ca"), &ca.secret_key_ref).await?),
         None => None,
     };
     if let Some(uri) = uri {
-        let text = secret::value(objects, namespace, "connection.uri", &uri.secret_key_ref).await?;
+        let text = secret::value(objects, namespace, &format!("{at}.uri"), &uri.secret_key_ref).await?;
         // A URI holds no white space, but a Secret made from a file ends with a line break.
-        return Ok(ConnectConfig::from_uri(text.trim(), mode, ca).map_err(|error| invalid(&error))?);
+        return Ok(ConnectConfig::from_uri(text.trim(), mode, ca).map_err(|error| invalid(at, &error))?);
     }
-    let read = Parts { namespace, objects };
+    let read = Parts { namespace, at, objects };
     Ok(ConnectConfig {
-        host: read.needed("connection.host", host.as_ref()).await?,
-        port: match read.optional("connection.port", port.as_ref()).await? {
-            Some(value) => number(&value, port.as_ref().and_then(|port| port.value.as_deref()))?,
+        host: read.needed("host", host.as_ref()).await?,
+        port: match read.optional("port", port.as_ref()).await? {
+            Some(value) => number(at, &value, port.as_ref().and_then(|port| port.value.as_deref()))?,
             None => 5432,
         },
-        dbname: read.needed("connection.dbname", dbname.as_ref()).await?,
-        user: read.needed("connection.user", user.as_ref()).await?,
+        dbname: read.needed("dbname", dbname.as_ref()).await?,
+        user: read.needed("user", user.as_ref()).await?,
         password: match password {
             // As it is: a password may hold anything.
-            Some(source) => Some(read.raw("connection.password", source).await?),
+            Some(source) => Some(read.raw("password", source).await?),
             None => None,
         },
         tls: mode.unwrap_or(TlsMode::Prefer),
@@ -47,30 +63,33 @@ async fn resolve(namespace: &str, connection: &Connection, objects: &impl Object
 }
 
 /// Neither variant repeats the URI, which holds a password.
-fn invalid(error: &ConnectError) -> Problem {
-    let field = if matches!(error, ConnectError::Ca(_)) { "connection.tls.ca" } else { "connection.uri" };
-    Problem::new(INVALID, format!("{field}: {error}"))
+fn invalid(at: &str, error: &ConnectError) -> Problem {
+    let field = if matches!(error, ConnectError::Ca(_)) { "tls.ca" } else { "uri" };
+    Problem::new(INVALID, format!("{at}.{field}: {error}"))
 }
 
 /// `shown` is what the manifest itself says. A Secret's value is not repeated: its key may be the password's by mistake.
-fn number(port: &str, shown: Option<&str>) -> Result<u16, Problem> {
+fn number(at: &str, port: &str, shown: Option<&str>) -> Result<u16, Problem> {
     port.parse().ok().filter(|&port| port != 0).ok_or_else(|| {
         let port = shown.map_or("the Secret's value".to_owned(), |shown| format!("{shown:?}"));
-        Problem::new(INVALID, format!("connection.port: {port} is not a port; write a number from 1 to 65535"))
+        Problem::new(INVALID, format!("{at}.port: {port} is not a port; write a number from 1 to 65535"))
     })
 }
 
 /// Reads the fields of a connection, each written in place or kept in a Secret.
 struct Parts<'a, O> {
     namespace: &'a str,
+    /// The connection's field in the spec.
+    at: &'a str,
     objects: &'a O,
 }
 
 impl<O: Objects> Parts<'_, O> {
     async fn raw(&self, field: &str, source: &ValueSource) -> Result<String, Stop> {
+        let field = format!("{}.{field}", self.at);
         match (&source.value, &source.secret_key_ref) {
             (Some(value), None) => Ok(value.clone()),
-            (None, Some(selector)) => secret::value(self.objects, self.namespace, field, selector).await,
+            (None, Some(selector)) => secret::value(self.objects, self.namespace, &field, selector).await,
             _ => Err(Problem::new(INVALID, format!("{field}: set exactly one of value and secretKeyRef")).into()),
         }
     }
@@ -84,11 +103,13 @@ impl<O: Objects> Parts<'_, O> {
             trimmed if trimmed.contains(char::is_control) => "holds a control character",
             trimmed => return Ok(Some(trimmed.to_owned())),
         };
-        Err(Problem::new(INVALID, format!("{field}: the value {fault}; correct it")).into())
+        Err(Problem::new(INVALID, format!("{}.{field}: the value {fault}; correct it", self.at)).into())
     }
 
     async fn needed(&self, field: &str, source: Option<&ValueSource>) -> Result<String, Stop> {
-        let missing = || Problem::new(INVALID, format!("{field}: without connection.uri it is needed; set it")).into();
+        let missing = || {
+            Problem::new(INVALID, format!("{at}.{field}: without {at}.uri it is needed; set it", at = self.at)).into()
+        };
         self.optional(field, source).await?.ok_or_else(missing)
     }
 }

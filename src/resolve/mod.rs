@@ -20,7 +20,7 @@ use crate::{
     log::definition::SecretName,
 };
 
-pub use connection::connection;
+pub use connection::{connection, delivery_connection};
 pub use definition::{Resolved, definition};
 pub use sink::{Target, destination, event_sink};
 pub use table::table_allowed;

@@ -176,3 +176,15 @@ async fn a_plan_is_the_sql_that_installing_runs_and_changes_nothing() {
         "{repair}"
     );
 }
+
+#[tokio::test]
+async fn a_definition_that_cannot_be_read_holds_nobody_else() {
+    let (database, admin) = Database::with_orders().await;
+    for name in ["one", "two"] {
+        admin.install(name, &everything(name, orders())).await.unwrap();
+    }
+    database.run("UPDATE eventlog.trigger SET definition = '{}' WHERE name = 'one'").await;
+    let (subscriptions, _) = database.worker().await.subscriptions().await.unwrap();
+    let names: Vec<_> = subscriptions.iter().map(|one| one.definition.trigger.name.as_str()).collect();
+    assert_eq!(names, ["two"]);
+}

@@ -9,6 +9,7 @@ mod delivery;
 mod log;
 mod pgbouncer;
 mod receiver;
+mod roles;
 mod segments;
 mod standalone;
 mod support;

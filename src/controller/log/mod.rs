@@ -65,15 +65,21 @@ async fn look(log: &EventLog, ctx: &Context) -> Seen {
         // The workers go on with what they have.
         Err(trouble) => return Seen { database: Err(trouble), workers: apply::find(log, ctx).await },
     };
-    let database = match open(log, ctx, &config).await {
-        Ok((_, database)) => Ok(database),
-        Err(trouble) => Err(trouble),
+    let (database, workers) = match open(log, ctx, &config).await {
+        Ok((admin, database)) => match delivery(log, ctx, &admin).await {
+            Ok(connection) => (Ok(database), connection.unwrap_or(config)),
+            Err(trouble) => return Seen { database: Ok(database), workers: Err(trouble) },
+        },
+        Err(trouble) => match delivery_connection(log, ctx).await {
+            Ok(connection) => (Err(trouble), connection.unwrap_or(config)),
+            Err(_) => return Seen { database: Err(trouble), workers: apply::find(log, ctx).await },
+        },
     };
     let opened_before = log.status.as_ref().is_some_and(|status| status.schema_version.is_some());
     let workers = match &database {
         Err(trouble) if trouble.progress == Progress::Stalled || !opened_before => apply::find(log, ctx).await,
         // A database that is away is no reason to leave its workers unrepaired.
-        _ => apply::workers(log, ctx, config).await.map(Some),
+        _ => apply::workers(log, ctx, workers).await.map(Some),
     };
     Seen { database, workers }
 }
@@ -84,6 +90,25 @@ async fn connection(log: &EventLog, ctx: &Context) -> Result<ConnectConfig, Trou
         Ok(Err(problem)) => Err(Trouble::stalled(problem)),
         Err(error) => Err(Error::from(error).into()),
     }
+}
+
+/// How the workers connect, if not as the controller does.
+async fn delivery_connection(log: &EventLog, ctx: &Context) -> Result<Option<ConnectConfig>, Trouble> {
+    match resolve::delivery_connection(log, &Cluster(ctx.client.clone())).await {
+        Ok(Ok(config)) => Ok(config),
+        Ok(Err(problem)) => Err(Trouble::stalled(problem)),
+        Err(error) => Err(Error::from(error).into()),
+    }
+}
+
+/// The same, with the rights that the workers' role needs.
+async fn delivery(log: &EventLog, ctx: &Context, admin: &Admin) -> Result<Option<ConnectConfig>, Trouble> {
+    let Some(config) = delivery_connection(log, ctx).await? else { return Ok(None) };
+    match timeout(ANSWER, admin.allow(&config.user)).await {
+        Ok(allowed) => allowed.map_err(|error| Trouble::from(&error))?,
+        Err(_) => return Err(Trouble::retry("ConnectionFailed", format!("{config} does not answer"))),
+    }
+    Ok(Some(config))
 }
 
 async fn open(log: &EventLog, ctx: &Context, config: &ConnectConfig) -> Result<(Arc<Admin>, Database), Trouble> {

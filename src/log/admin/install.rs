@@ -4,7 +4,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::{Admin, AdminError, Installed, failed, open::alone};
 use crate::{
-    capture::{Plan, TableFacts, function_name, trigger_name, validate},
+    capture::{Plan, Problem, TableFacts, function_name, trigger_name, validate},
     log::{Definition, Operation},
     name::{Ident, ObjectName, TableName},
 };
@@ -385,6 +385,26 @@ impl Admin {
             .map_err(failed)?;
         for row in rows {
             self.drop_functions(transaction, row.get(0), &mut Mode::Run).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Grants `role`, as which workers log in, what delivery takes; writes nothing if it has it.
+    pub async fn allow(&self, role: &str) -> Result<(), AdminError> {
+        let client = self.client.lock().await;
+        let failed = |source| failed(format!("grant role {} what delivery takes", Ident::new(role)), "", source);
+        let found = client.query_one(&self.sql(include_str!("../sql/allowed.sql")), &[&role]).await.map_err(failed)?;
+        let (exists, may): (bool, Option<bool>) = (found.get(0), found.get(1));
+        if !exists {
+            let role = Ident::new(role);
+            let message = format!(
+                "delivery.connection: there is no role {role}; make it: CREATE ROLE {role} LOGIN PASSWORD '…', or correct the user"
+            );
+            return Err(AdminError::Invalid(Problem { reason: "RoleNotFound", message }));
+        }
+        if may != Some(true) {
+            let grant = self.sql(include_str!("../sql/allow.sql")).replace(":role", &Ident::new(role).to_string());
+            client.batch_execute(&grant).await.map_err(failed)?;
         }
         Ok(())
     }

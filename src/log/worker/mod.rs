@@ -232,7 +232,7 @@ impl Worker {
         self.reader.segments().until(from, now)
     }
 
-    /// All subscriptions, and the captures whose events they may meet.
+    /// All subscriptions that can be read, and the captures whose events they may meet.
     pub async fn subscriptions(&self) -> Result<(Vec<Subscription>, Vec<Capture>), WorkerError> {
         let failed = |source| WorkerError::Sql { doing: "read the definitions", source };
         let rows = self
@@ -244,7 +244,14 @@ impl Worker {
             )
             .await
             .map_err(failed)?;
-        let subscriptions = rows.iter().map(subscription).collect::<Result<Vec<_>, _>>()?;
+        let mut subscriptions = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match subscription(row) {
+                Ok(subscription) => subscriptions.push(subscription),
+                // Its events wait: its cursor stays. The others' go on.
+                Err(error) => tracing::error!(schema = self.schema(), trigger = row.get::<_, i32>(0), "{error}"),
+            }
+        }
         Ok((subscriptions, self.captures("true", &[]).await?))
     }
 

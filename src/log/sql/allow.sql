@@ -1,0 +1,6 @@
+-- Run by the controller when the workers have a role of their own, :role: what delivery takes, and no more. Segments that come
+-- later take the rights of the log's parent table.
+GRANT USAGE ON SCHEMA :schema TO :role;
+GRANT SELECT ON ALL TABLES IN SCHEMA :schema TO :role;
+GRANT UPDATE ON :schema.cursor, :schema.lease TO :role;
+GRANT INSERT ON :schema.dead_letter TO :role;
