@@ -188,3 +188,31 @@ async fn a_definition_that_cannot_be_read_holds_nobody_else() {
     let names: Vec<_> = subscriptions.iter().map(|one| one.definition.trigger.name.as_str()).collect();
     assert_eq!(names, ["two"]);
 }
+
+#[tokio::test]
+async fn a_plan_begins_with_what_differs_for_a_person_to_read() {
+    let (database, admin) = Database::with_orders().await;
+    admin.install("u1", &everything("all", orders())).await.unwrap();
+    let mut paid = everything("paid", orders());
+    paid.on.insert = false;
+    paid.on.delete = false;
+    let plan = Admin::plan(&database.config, &schema(), &owner(), std::slice::from_ref(&paid)).await.unwrap();
+    let (difference, sql) = plan.split_once("CREATE OR REPLACE").unwrap();
+    for line in [
+        "-- Table public.orders",
+        "--  + EventTrigger shop/paid",
+        "--  ~ function capture_",
+        "B'11'",
+        "--  = in the log, and in no manifest: shop/all",
+    ] {
+        assert!(difference.contains(line), "{line} in {difference}");
+    }
+    assert!(!difference.contains("SQL trigger"), "they stay: {difference}");
+    database.run(&format!("{difference}CREATE OR REPLACE{sql}")).await;
+    // Only where events are sent to changes nothing on the table.
+    let mut elsewhere = everything("all", orders());
+    elsewhere.suspend = true;
+    admin.install("u1", &everything("all", orders())).await.unwrap();
+    let plan = Admin::plan(&database.config, &schema(), &owner(), &[elsewhere]).await.unwrap();
+    assert_eq!(plan, "\n-- Table public.orders\n--  ~ EventTrigger shop/all\n");
+}

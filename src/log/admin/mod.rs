@@ -2,6 +2,7 @@
 
 mod adopt;
 mod catalog;
+mod difference;
 mod install;
 mod open;
 mod plan;

@@ -3,12 +3,14 @@
 use tokio_postgres::Transaction;
 
 use super::{
-    Admin, AdminError, OpenError, Owner, failed, in_schema,
-    install::Mode,
+    Admin, AdminError, OpenError, Owner,
+    difference::{Standing, Wishes, difference},
+    failed, in_schema,
+    install::{Mode, segment_name},
     open::{MIGRATIONS, current_version, migrate},
 };
 use crate::{
-    capture::validate,
+    capture::{Plan, validate},
     log::{ConnectConfig, Definition, SCHEMA_VERSION},
     name::{Ident, ObjectName, TableName},
 };
@@ -78,20 +80,63 @@ impl Admin {
         let Some(first) = wanted.first() else { return Ok(String::new()) };
         let facts = self.facts(transaction, table).await.map_err(|source| of(first, source))?;
         let mut definitions = self.definitions(transaction, table).await?;
+        let mut wishes = Wishes::default();
+        let stays = |(_, there): &&(i32, Definition)| !wanted.iter().any(|wanted| wanted.trigger == there.trigger);
+        wishes.others = definitions.iter().filter(stays).map(|(_, there)| there.trigger.to_string()).collect();
         for definition in wanted {
             validate(definition, &facts).map_err(|problem| of(definition, AdminError::Invalid(problem)))?;
             let next = definitions.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
             match definitions.iter_mut().find(|(_, there)| there.trigger == definition.trigger) {
-                Some((_, there)) => there.clone_from(definition),
-                None => definitions.push((next, (*definition).clone())),
+                Some((_, there)) if there == *definition => {}
+                Some((_, there)) => {
+                    wishes.changed.push(definition.trigger.to_string());
+                    there.clone_from(definition);
+                }
+                None => {
+                    wishes.new.push(definition.trigger.to_string());
+                    definitions.push((next, (*definition).clone()));
+                }
             }
         }
         let mut script = String::new();
         self.bring(transaction, &facts, &definitions, &mut Mode::Script(&mut script)).await?;
-        if !script.is_empty() {
+        let segment = self.newest_segment(transaction).await.map_err(reading)?;
+        let plan = Plan::new(&facts, definitions.iter().map(|(id, definition)| (*id, definition)));
+        let (standing, capture) = self.standing_capture(transaction, facts.oid).await?;
+        let install = plan.sql(&self.schema, &segment_name(segment), capture);
+        let difference = difference(&wishes, &standing, &install);
+        if !script.is_empty() || !difference.is_empty() {
             // A line break in a name would end the comment.
-            script.insert_str(0, &format!("\n-- Capture of table {}\n", table.plain().replace(['\n', '\r'], " ")));
+            let table = table.plain().replace(['\n', '\r'], " ");
+            script.insert_str(0, &format!("\n-- Table {table}\n{difference}"));
         }
         Ok(script)
     }
+
+    /// What of the table's capture is there, and the number of its version; a new version would only have another number.
+    async fn standing_capture(&self, transaction: &Transaction<'_>, oid: u32) -> Result<(Standing, i32), AdminError> {
+        let rows = transaction
+            .query(
+                &self.sql(
+                    "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled <> 'D', p.proname::text, p.prosrc
+                     FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+                     WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND p.pronamespace = ':schema'::pg_catalog.regnamespace
+                     ORDER BY t.tgname",
+                ),
+                &[&oid],
+            )
+            .await
+            .map_err(reading)?;
+        let standing = Standing {
+            triggers: rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(),
+            functions: rows.iter().map(|row| (row.get(3), row.get(4))).collect(),
+        };
+        let version = self.sql("SELECT id FROM :schema.capture WHERE relation = $1 AND NOT retired");
+        let version = transaction.query_opt(&version, &[&oid]).await.map_err(reading)?;
+        Ok((standing, version.map_or(1, |row| row.get(0))))
+    }
+}
+
+fn reading(source: tokio_postgres::Error) -> AdminError {
+    failed("read what is installed", "", source)
 }
