@@ -5,6 +5,7 @@
 
 mod capture;
 mod delivery;
+mod judge;
 mod log;
 mod receiver;
 mod standalone;
