@@ -146,7 +146,7 @@ impl Lane {
                 let sql = script("BEGIN", &statements, last(end));
                 let mut done = self.run(&sql).await;
                 while !done && start.elapsed() < PATIENCE {
-                    tokio::time::sleep(Duration::from_millis(15)).await;
+                    tokio::time::sleep(Duration::from_millis(40)).await;
                     done = self.run(&sql).await;
                 }
                 self.counts.altered.fetch_add(usize::from(done), Ordering::Relaxed);

@@ -18,13 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventtrigger::log::{Event, Snapshot};
+use eventtrigger::log::Event;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use self::{
-    compare::{Change, Faults, Row},
+    compare::{Change, Faults, Journal, Row, Subjects},
     decoding::{Column, Line, Value},
     reader::{Journals, Read},
     tables::Tables,
@@ -32,7 +32,7 @@ use self::{
 use crate::support::{Database, plain, root};
 
 /// Cursors of their own, beside those of the EventTriggers.
-const READERS: usize = 4;
+const READERS: usize = 3;
 /// Workers that compete for the lease.
 const DELIVERERS: usize = 2;
 /// How many transactions a round has, unless `JUDGE_TRANSACTIONS` says otherwise.
@@ -78,7 +78,7 @@ async fn round(seed: u64) {
     println!("judge: {again}");
     let start = Instant::now();
     let evidence = tokio::time::timeout(Duration::from_mins(10), run(seed)).await.unwrap_or_else(|_| panic!("stuck; {again}"));
-    let faults = tokio::task::spawn_blocking(move || verdict(&evidence)).await.expect("a verdict");
+    let faults = tokio::task::spawn_blocking(move || verdict(evidence)).await.expect("a verdict");
     println!("judge: {:.1?} in all", start.elapsed());
     let shown = faults.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n");
     assert!(faults.is_empty(), "{again}; {} faults:\n{shown}", faults.len());
@@ -263,35 +263,25 @@ async fn logged(database: &Arc<Database>, tables: &Tables, events: &[Event]) -> 
     events.iter().map(change).collect()
 }
 
-fn verdict(evidence: &Evidence) -> Faults {
+fn verdict(evidence: Evidence) -> Faults {
     let Evidence { tables, truth, found, events, reads, journals } = evidence;
     let key = |name: &str| tables.all.iter().find(|table| table.name == name).expect("a table").key;
-    let mut faults = compare::histories(truth, found, key);
-    // What an event has an order with, as numbers.
-    let mut numbers: HashMap<String, usize> = HashMap::new();
-    let mut subjects: HashMap<i64, Vec<usize>> = HashMap::new();
-    for (event, change) in events.iter().zip(found) {
-        let of = change.subjects(key(change.table)).into_iter().map(|subject| {
-            let next = numbers.len();
-            *numbers.entry(subject).or_insert(next)
-        });
-        subjects.insert(event.id, of.collect());
-    }
-    let mut judged = |name: String, journal: &compare::Journal, expected: BTreeSet<i64>| {
+    let mut subjects = Subjects::default();
+    let (truth, found) = (subjects.of(truth, key), subjects.of(found, key));
+    let mut faults = compare::histories(&truth, &found);
+    let subjects = events.iter().zip(&found.subjects).map(|(event, subjects)| (event.id, &subjects[..])).collect();
+    let mut judged = |name: String, journal: &Journal, expected: BTreeSet<i64>| {
         println!("judge: {name}: {} events in {} deliveries of {} lives", expected.len(), journal.deliveries(), journal.lives());
         faults.extend(compare::reader(journal, &expected, &subjects).into_iter().map(|fault| format!("{name}: {fault}")));
     };
     for (n, Read { from, journal }) in reads.iter().enumerate() {
-        let since = |from: &Snapshot| events.iter().filter(|event| !from.has(event.txid)).map(|event| event.id).collect();
-        judged(format!("reader {n}"), journal, since(from));
+        let since = events.iter().filter(|event| !from.has(event.txid)).map(|event| event.id);
+        judged(format!("reader {n}"), journal, since.collect());
     }
     let journals = journals.lock().unwrap();
-    for table in &tables.all {
-        for definition in &table.definitions {
-            let name = &definition.trigger.name;
-            let wanted = events.iter().zip(found).filter(|(_, change)| change.wanted_by.contains(name));
-            judged(format!("EventTrigger {name}"), &journals[name], wanted.map(|(event, _)| event.id).collect());
-        }
+    for name in tables.all.iter().flat_map(|table| &table.definitions).map(|definition| &definition.trigger.name) {
+        let wanted = events.iter().zip(&found.changes).filter(|(_, change)| change.wanted_by.contains(name));
+        judged(format!("EventTrigger {name}"), &journals[name], wanted.map(|(event, _)| event.id).collect());
     }
     faults
 }

@@ -27,8 +27,16 @@ pub(super) struct Read {
     pub(super) journal: Journal,
 }
 
+/// Connects, again if the new backend was among those that were killed.
 async fn connect(database: &Arc<Database>) -> Worker {
-    Worker::connect(&database.config, &schema(), &owner().uid).await.expect("connect a worker")
+    let mut tries = 0;
+    loop {
+        match Worker::connect(&database.config, &schema(), &owner().uid).await {
+            Ok(worker) => return worker,
+            Err(error) if tries == 9 => panic!("connect a worker: {error:?}"),
+            Err(_) => tries += 1,
+        }
+    }
 }
 
 /// One page beyond `cursor`, and the cursor behind it.

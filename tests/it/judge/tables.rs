@@ -142,6 +142,11 @@ CREATE TABLE region_south_1 (gone int, mark text NOT NULL, version int NOT NULL 
 ALTER TABLE region_south_1 DROP COLUMN gone;
 ALTER TABLE region_south ATTACH PARTITION region_south_1 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 CREATE TABLE region_rest PARTITION OF region DEFAULT;
+-- Fifty thousand transactions are to be quick.
+CREATE INDEX ON keyless (n);
+CREATE INDEX ON child (parent);
+CREATE INDEX ON grandchild (child);
+CREATE INDEX ON region (id);
 CREATE SCHEMA {schema};
 CREATE TABLE {odd} ("the ""key""" text, "select" int, {row}, "$capture$" text, PRIMARY KEY ("the ""key""", "select"));
 CREATE TABLE wide (id bigint PRIMARY KEY, {row}, doc json, docb jsonb, words text[], numbers numeric[], exact numeric,
