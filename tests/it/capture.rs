@@ -1,5 +1,9 @@
 //! What the SQL triggers write, and what they never break.
 
+mod shapes;
+mod statements;
+mod types;
+
 use eventtrigger::{
     log::{
         AdminError,

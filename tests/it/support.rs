@@ -100,6 +100,12 @@ pub(crate) async fn root(dbname: &str) -> Client {
     connect(server().await.clone().dbname(dbname)).await
 }
 
+/// The server's major version.
+pub(crate) async fn major(client: &Client) -> u32 {
+    let version: String = client.query_one("SHOW server_version_num", &[]).await.expect("the version").get(0);
+    version.parse::<u32>().expect("a number") / 10_000
+}
+
 fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
 }

@@ -29,7 +29,7 @@ use self::{
     reader::{Journals, Read},
     tables::Tables,
 };
-use crate::support::{Database, plain, root};
+use crate::support::{Database, major, plain, root};
 
 /// Cursors of their own, beside those of the EventTriggers.
 const READERS: usize = 3;
@@ -149,11 +149,6 @@ async fn run(seed: u64) -> Evidence {
     again.sort_unstable();
     assert!(once == again, "many windows and one hold the same");
     Evidence { tables, truth, found, events, reads, journals }
-}
-
-async fn major(root: &Client) -> u32 {
-    let version: String = root.query_one("SHOW server_version_num", &[]).await.unwrap().get(0);
-    version.parse::<u32>().expect("a number") / 10_000
 }
 
 /// Waits until nobody writes any more: a killed backend dies at its own pace.
