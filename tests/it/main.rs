@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod capture;
+mod cursors;
 mod delivery;
 mod judge;
 mod log;
