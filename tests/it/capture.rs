@@ -1,5 +1,6 @@
 //! What the SQL triggers write, and what they never break.
 
+mod exact;
 mod order;
 mod shapes;
 mod statements;
