@@ -2,6 +2,7 @@
 
 mod exact;
 mod order;
+mod settings;
 mod shapes;
 mod statements;
 mod types;
