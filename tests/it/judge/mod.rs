@@ -32,11 +32,11 @@ use self::{
 use crate::support::{Database, major, plain, root};
 
 /// Cursors of their own, beside those of the EventTriggers.
-const READERS: usize = 3;
+const READERS: u64 = 3;
 /// Workers that compete for the lease.
 const DELIVERERS: usize = 2;
 /// How many transactions a round has, unless `JUDGE_TRANSACTIONS` says otherwise.
-const TRANSACTIONS: usize = 50_000;
+const TRANSACTIONS: u64 = 50_000;
 
 fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
     let value = std::env::var(name).ok()?;
@@ -101,8 +101,13 @@ async fn run(seed: u64) -> Evidence {
     let (goal, seen) = watch::channel(None);
     let journals = Journals::default();
     let everything = tokio::spawn(reader::all(Arc::clone(&database), beginning.clone(), seen.clone()));
-    let of_our_own = || tokio::spawn(reader::own(Arc::clone(&database), Arc::clone(&root), seen.clone()));
-    let readers: Vec<_> = (0..READERS).map(|_| of_our_own()).collect();
+    let transactions: u64 = from_environment("JUDGE_TRANSACTIONS").unwrap_or(TRANSACTIONS);
+    let own = |n| {
+        // They begin while others write.
+        let delay = Duration::from_millis(n * transactions / 20);
+        tokio::spawn(reader::own(Arc::clone(&database), Arc::clone(&root), seen.clone(), delay))
+    };
+    let readers: Vec<_> = (0..READERS).map(own).collect();
     let deliverer = || {
         let (database, root) = (Arc::clone(&database), Arc::clone(&root));
         tokio::spawn(reader::deliverer(database, root, seen.clone(), Arc::clone(&journals)))
@@ -110,7 +115,7 @@ async fn run(seed: u64) -> Evidence {
     let deliverers: Vec<_> = (0..DELIVERERS).map(|_| deliverer()).collect();
 
     let major = major(&root).await;
-    let workload = workload::workload(seed, from_environment("JUDGE_TRANSACTIONS").unwrap_or(TRANSACTIONS), major);
+    let workload = workload::workload(seed, usize::try_from(transactions).expect("not that many"), major);
     let begun = workload.transactions();
     let counts =
         drive::run(&plain(&database.config), Arc::clone(&root), Arc::clone(&admin), Arc::clone(&tables), workload).await;

@@ -98,9 +98,9 @@ pub(super) async fn all(database: Arc<Database>, from: Snapshot, goal: Goal) -> 
     all
 }
 
-/// A cursor of its own that begins some time, and whose reader stops and crashes all the while.
-pub(super) async fn own(database: Arc<Database>, root: Arc<Client>, goal: Goal) -> Read {
-    pause(1500).await;
+/// A cursor of its own that begins after a while, and whose reader stops and crashes all the while.
+pub(super) async fn own(database: Arc<Database>, root: Arc<Client>, goal: Goal, delay: Duration) -> Read {
+    tokio::time::sleep(delay).await;
     let mut worker = connect(&database).await;
     let from = worker.pulse().await.expect("look").now;
     let mut read = Read { from: from.clone(), journal: Journal::default() };
