@@ -193,7 +193,8 @@ async fn cuts_stay_right_when_transaction_ids_wrap() {
     let end = now(&worker).await;
     assert_eq!(between(&worker, &cut, &end).await, [1001, 1002, 197, 198, 199, 200]);
     let events = worker.window(&start, &end, 0, 1000).await.unwrap();
-    let (first, last) = (events.iter().map(|event| event.txid).min().unwrap(), events.iter().map(|event| event.txid).max().unwrap());
+    let (first, last) =
+        (events.iter().map(|event| event.txid).min().unwrap(), events.iter().map(|event| event.txid).max().unwrap());
     assert_eq!((first >> 32, last >> 32, events.len()), (5, 6, 202));
     drop((app, admin, worker, long));
     server.stop().await.unwrap();

@@ -40,7 +40,9 @@ fn often<S: Strategy>(total: usize, each: usize, strategy: &S, property: impl Fn
 /// Any character but the one that PostgreSQL has not.
 fn text() -> impl Strategy<Value = String> {
     let any = any::<char>().prop_filter("PostgreSQL has no zero character", |c| *c != '\0');
-    let hard = proptest::sample::select(vec!['"', '\'', '\\', '\n', '\t', '\r', '\u{7f}', '\u{1}', '\u{2028}', '{', ',', ' ', '\u{fffd}', '𝄞']);
+    let hard = proptest::sample::select(vec![
+        '"', '\'', '\\', '\n', '\t', '\r', '\u{7f}', '\u{1}', '\u{2028}', '{', ',', ' ', '\u{fffd}', '𝄞',
+    ]);
     vec(prop_oneof![4 => any, 1 => hard], 0..12).prop_map(|text| text.into_iter().collect())
 }
 
@@ -55,7 +57,12 @@ fn or(strategy: impl Strategy<Value = String> + 'static, special: &'static [&'st
 }
 
 fn numeric() -> impl Strategy<Value = String> {
-    prop_oneof!["-?[0-9]{1,40}(\\.[0-9]{0,30})?", "-?0\\.0{0,20}[0-9]{1,5}", Just("NaN".to_owned()), Just("-Infinity".to_owned())]
+    prop_oneof![
+        "-?[0-9]{1,40}(\\.[0-9]{0,30})?",
+        "-?0\\.0{0,20}[0-9]{1,5}",
+        Just("NaN".to_owned()),
+        Just("-Infinity".to_owned())
+    ]
 }
 
 /// Dates that PostgreSQL can hold, by their distance from one of them.
@@ -69,9 +76,9 @@ fn timestamp() -> impl Strategy<Value = String> {
 }
 
 fn interval() -> impl Strategy<Value = String> {
-    (-5000_i32..5000, -5000_i32..5000, -900_000_i32..900_000, 0..1_000_000_u32).prop_map(|(months, days, seconds, micros)| {
-        format!("'{months} months {days} days {seconds}.{micros:06} seconds'")
-    })
+    (-5000_i32..5000, -5000_i32..5000, -900_000_i32..900_000, 0..1_000_000_u32).prop_map(
+        |(months, days, seconds, micros)| format!("'{months} months {days} days {seconds}.{micros:06} seconds'"),
+    )
 }
 
 /// JSON with its blanks, its order and its repeated names.
@@ -86,9 +93,11 @@ fn json() -> impl Strategy<Value = String> {
     let blank = || "[ \n\t]{0,2}";
     leaf.prop_recursive(3, 12, 4, move |inner| {
         let name = prop_oneof![Just("\"a\"".to_owned()), string()];
-        let pair = (name, blank(), inner.clone()).prop_map(|(name, blank, value)| format!("{name}{blank}:{value}{blank}"));
+        let pair =
+            (name, blank(), inner.clone()).prop_map(|(name, blank, value)| format!("{name}{blank}:{value}{blank}"));
         prop_oneof![
-            (vec(inner, 0..4), blank()).prop_map(|(values, blank)| format!("[{blank}{}]", values.join(&format!("{blank},")))),
+            (vec(inner, 0..4), blank())
+                .prop_map(|(values, blank)| format!("[{blank}{}]", values.join(&format!("{blank},")))),
             (vec(pair, 0..4), blank()).prop_map(|(pairs, blank)| format!("{{{blank}{}}}", pairs.join(","))),
         ]
     })
@@ -109,11 +118,17 @@ fn array(element: impl Strategy<Value = String> + 'static, kind: &'static str) -
     prop_oneof![flat, nested].boxed()
 }
 
-fn range(bound: impl Strategy<Value = String> + 'static, of: &'static str, kind: &'static str) -> BoxedStrategy<String> {
+fn range(
+    bound: impl Strategy<Value = String> + 'static,
+    of: &'static str,
+    kind: &'static str,
+) -> BoxedStrategy<String> {
     let bounds = proptest::sample::select(vec!["[]", "[)", "(]", "()"]);
     let bound = prop_oneof![5 => bound, 1 => Just("NULL".to_owned())].boxed();
     let range = (bound.clone(), bound, bounds).prop_map(move |(a, b, bounds)| {
-        format!("(SELECT {kind}(least(a, b), greatest(a, b), '{bounds}') FROM (SELECT {a}::{of} AS a, {b}::{of} AS b) AS s)")
+        format!(
+            "(SELECT {kind}(least(a, b), greatest(a, b), '{bounds}') FROM (SELECT {a}::{of} AS a, {b}::{of} AS b) AS s)"
+        )
     });
     prop_oneof![8 => range, 1 => Just(format!("'empty'::{kind}"))].boxed()
 }
@@ -122,7 +137,10 @@ fn range(bound: impl Strategy<Value = String> + 'static, of: &'static str, kind:
 fn columns() -> Vec<(&'static str, &'static str, BoxedStrategy<String>)> {
     let float = |nan: &'static [&'static str]| or(any::<f64>().prop_map(|number| format!("{number:e}")), nan);
     let single = any::<f32>().prop_map(|number| format!("{number:e}"));
-    let bytes = || vec(any::<u8>(), 0..24).prop_map(|bytes| bytes.iter().fold("\\x".to_owned(), |hex, byte| hex + &format!("{byte:02x}")));
+    let bytes = || {
+        vec(any::<u8>(), 0..24)
+            .prop_map(|bytes| bytes.iter().fold("\\x".to_owned(), |hex, byte| hex + &format!("{byte:02x}")))
+    };
     let integer = || any::<i64>().prop_map(|number| format!("'{number}'::bigint"));
     let small = || any::<i32>().prop_map(|number| format!("'{number}'::int"));
     let quoted = || text().prop_map(|text| literal(&text));
@@ -136,21 +154,39 @@ fn columns() -> Vec<(&'static str, &'static str, BoxedStrategy<String>)> {
         ("a_numeric", "numeric", or(numeric(), &["NaN", "Infinity", "-0.00", "1e100"])),
         ("a_boolean", "boolean", any::<bool>().prop_map(|yes| yes.to_string()).boxed()),
         ("a_char", "char(20)", quoted().boxed()),
-        ("a_date", "date", prop_oneof![8 => date(), 1 => Just("'infinity'".to_owned()), 1 => Just("'-infinity'".to_owned())].boxed()),
+        (
+            "a_date",
+            "date",
+            prop_oneof![8 => date(), 1 => Just("'infinity'".to_owned()), 1 => Just("'-infinity'".to_owned())].boxed(),
+        ),
         ("a_timestamp", "timestamp", prop_oneof![8 => timestamp(), 1 => Just("'-infinity'".to_owned())].boxed()),
         ("a_timestamptz", "timestamptz", prop_oneof![8 => with_zone(), 1 => Just("'infinity'".to_owned())].boxed()),
         ("a_time", "time", timestamp().prop_map(|timestamp| format!("({timestamp})::time")).boxed()),
         ("a_interval", "interval", interval().boxed()),
         ("a_uuid", "uuid", any::<u128>().prop_map(|bits| format!("'{bits:032x}'")).boxed()),
-        ("a_inet", "inet", (any::<std::net::IpAddr>(), 0..=32_u8).prop_map(|(ip, bits)| format!("'{ip}/{bits}'")).boxed()),
+        (
+            "a_inet",
+            "inet",
+            (any::<std::net::IpAddr>(), 0..=32_u8).prop_map(|(ip, bits)| format!("'{ip}/{bits}'")).boxed(),
+        ),
         ("a_varbit", "varbit", "[01]{0,70}".prop_map(|bits| format!("B'{bits}'")).boxed()),
         ("a_point", "point", (any::<f64>(), any::<f64>()).prop_map(|(x, y)| format!("'({x:e},{y:e})'")).boxed()),
         ("a_json", "json", document()),
         ("a_jsonb", "jsonb", document()),
         ("a_xml", "xml", quoted_xml()),
-        ("an_enum", "mood", proptest::sample::select(vec!["'sad'", "'\"so'' so\\'", "''"]).prop_map(str::to_owned).boxed()),
+        (
+            "an_enum",
+            "mood",
+            proptest::sample::select(vec!["'sad'", "'\"so'' so\\'", "''"]).prop_map(str::to_owned).boxed(),
+        ),
         ("a_domain", "short", "[a-z\"\\\\]{0,5}".prop_map(|text| literal(&text)).boxed()),
-        ("a_pair", "pair", (small(), quoted(), array(quoted(), "text")).prop_map(|(a, b, c)| format!("ROW({a}, {b}, {c})::pair")).boxed()),
+        (
+            "a_pair",
+            "pair",
+            (small(), quoted(), array(quoted(), "text"))
+                .prop_map(|(a, b, c)| format!("ROW({a}, {b}, {c})::pair"))
+                .boxed(),
+        ),
         ("pairs", "pair[]", array((small(), quoted()).prop_map(|(a, b)| format!("ROW({a}, {b}, NULL)::pair")), "pair")),
         ("texts", "text[]", array(quoted(), "text")),
         ("numerics", "numeric[]", array(numeric().prop_map(|number| literal(&number)), "numeric")),
@@ -158,15 +194,37 @@ fn columns() -> Vec<(&'static str, &'static str, BoxedStrategy<String>)> {
         // Objects, because of an array in an array the way back cannot tell whose dimension it is.
         ("jsons", "json[]", array(json().prop_map(|json| literal(&format!("{{\"x\" :{json}}}"))), "json")),
         ("times", "timestamptz[]", array(with_zone(), "timestamptz")),
-        ("an_int8range", "int8range", range((-1_000_000_000_000_i64..1_000_000_000_000).prop_map(|number| format!("({number})")), "bigint", "int8range")),
-        ("a_numrange", "numrange", range("-?[0-9]{1,20}\\.[0-9]{0,9}".prop_map(|number| format!("({number})")), "numeric", "numrange")),
+        (
+            "an_int8range",
+            "int8range",
+            range(
+                (-1_000_000_000_000_i64..1_000_000_000_000).prop_map(|number| format!("({number})")),
+                "bigint",
+                "int8range",
+            ),
+        ),
+        (
+            "a_numrange",
+            "numrange",
+            range("-?[0-9]{1,20}\\.[0-9]{0,9}".prop_map(|number| format!("({number})")), "numeric", "numrange"),
+        ),
         ("a_tstzrange", "tstzrange", range(with_zone(), "timestamptz", "tstzrange")),
-        ("a_multirange", "int4multirange", vec(-1000_i32..1000, 0..4).prop_map(|starts| {
-            let ranges: Vec<_> = starts.iter().map(|start| format!("[{start},{})", start + 7)).collect();
-            format!("'{{{}}}'", ranges.join(","))
-        }).boxed()),
+        (
+            "a_multirange",
+            "int4multirange",
+            vec(-1000_i32..1000, 0..4)
+                .prop_map(|starts| {
+                    let ranges: Vec<_> = starts.iter().map(|start| format!("[{start},{})", start + 7)).collect();
+                    format!("'{{{}}}'", ranges.join(","))
+                })
+                .boxed(),
+        ),
         ("a_lsn", "pg_lsn", any::<(u32, u32)>().prop_map(|(high, low)| format!("'{high:X}/{low:X}'")).boxed()),
-        ("a_tsvector", "tsvector", quoted().prop_map(|text| format!("array_to_tsvector(array_remove(ARRAY[{text}], ''))")).boxed()),
+        (
+            "a_tsvector",
+            "tsvector",
+            quoted().prop_map(|text| format!("array_to_tsvector(array_remove(ARRAY[{text}], ''))")).boxed(),
+        ),
     ]
 }
 
@@ -232,7 +290,11 @@ fn values_of_every_type_are_captured_exactly() {
             database.run("UPDATE v SET id = id").await;
             let inexact = database.client.query(INEXACT, &[]).await.unwrap();
             assert!(inexact.is_empty(), "{} of {}: {}", inexact.len(), rows.len(), inexact[0].get::<_, String>(0));
-            let logged = database.client.query("SELECT new::text FROM eventlog.event WHERE op = 'I' ORDER BY id", &[]).await.unwrap();
+            let logged = database
+                .client
+                .query("SELECT new::text FROM eventlog.event WHERE op = 'I' ORDER BY id", &[])
+                .await
+                .unwrap();
             assert_eq!(logged.len(), rows.len());
             for (logged, (_, (text, bytes, integer, float))) in logged.iter().zip(&rows) {
                 let row: serde_json::Value = serde_json::from_str(logged.get(0)).unwrap();
@@ -249,9 +311,47 @@ fn values_of_every_type_are_captured_exactly() {
 /// A name as PostgreSQL takes it: not empty, at most 63 bytes, no zero.
 fn name() -> impl Strategy<Value = String> {
     const HARD: &[&str] = &[
-        "$capture$", "$$", "\"", "''", "\\", "a\nb", "NEW", "new", "OLD", "old", "r", "s", "n", "o", "eventtrigger_rows", "select",
-        "tg_op", "found", "capture", "matched", "e", "value", "key", "--", "/*", "*/", ";", " ", "%I", "{}", "$1", "?", ":schema",
-        "row", "null", "ctid ", "пример", "é", "e\u{301}", "🦀", "\u{200b}",
+        "$capture$",
+        "$$",
+        "\"",
+        "''",
+        "\\",
+        "a\nb",
+        "NEW",
+        "new",
+        "OLD",
+        "old",
+        "r",
+        "s",
+        "n",
+        "o",
+        "eventtrigger_rows",
+        "select",
+        "tg_op",
+        "found",
+        "capture",
+        "matched",
+        "e",
+        "value",
+        "key",
+        "--",
+        "/*",
+        "*/",
+        ";",
+        " ",
+        "%I",
+        "{}",
+        "$1",
+        "?",
+        ":schema",
+        "row",
+        "null",
+        "ctid ",
+        "пример",
+        "é",
+        "e\u{301}",
+        "🦀",
+        "\u{200b}",
     ];
     let any = text().prop_map(|text| {
         let mut end = text.len().min(63);
@@ -275,7 +375,9 @@ struct Named {
 }
 
 fn named() -> impl Strategy<Value = Named> {
-    let columns = proptest::collection::btree_set(name(), 20..45).prop_map(|names| names.into_iter().collect::<Vec<_>>()).prop_shuffle();
+    let columns = proptest::collection::btree_set(name(), 20..45)
+        .prop_map(|names| names.into_iter().collect::<Vec<_>>())
+        .prop_shuffle();
     let schema = name().prop_filter("system schemas begin so", |name| !name.starts_with("pg_"));
     (schema, name(), columns, any::<prop::sample::Index>(), any::<Option<prop::sample::Index>>()).prop_map(
         |(schema, table, columns, listen, exclude)| {
@@ -313,7 +415,9 @@ fn names_of_any_spelling_are_captured_exactly() {
             let values: Vec<_> = (0..columns.len()).map(|n| n.to_string()).collect();
             database.run(&format!("TRUNCATE eventlog.event; INSERT INTO {table} VALUES ({})", values.join(","))).await;
             database.run(&format!("UPDATE {table} SET {key} = 0")).await;
-            database.run(&format!("UPDATE {table} SET {listened} = {listened}; UPDATE {table} SET {listened} = 1000")).await;
+            database
+                .run(&format!("UPDATE {table} SET {listened} = {listened}; UPDATE {table} SET {listened} = 1000"))
+                .await;
             database.run(&format!("DELETE FROM {table}")).await;
             let row = |changed: bool| {
                 let value = |at: &usize| (columns[*at].clone(), if changed && *at == listen { 1000 } else { *at });

@@ -38,10 +38,7 @@ async fn partitions_are_captured_however_they_are_written_to() {
     database.run("UPDATE t_b_low SET n = 1 WHERE id = 5; DELETE FROM t WHERE id = 5").await;
     assert_eq!(
         database.logged().await[5..],
-        [
-            r#"U 1 {"area":"b","id":5,"n":0} {"area":"b","id":5,"n":1}"#,
-            r#"D 1 {"area":"b","id":5,"n":1} -"#,
-        ]
+        [r#"U 1 {"area":"b","id":5,"n":0} {"area":"b","id":5,"n":1}"#, r#"D 1 {"area":"b","id":5,"n":1} -"#,]
     );
 }
 
@@ -103,11 +100,7 @@ async fn with_inheritance_a_tables_rows_are_its_own_and_not_its_childrens() {
     let (database, admin) = captured(tables, &["base"]).await;
     database.run("INSERT INTO base VALUES (1, 0); INSERT INTO derived VALUES (2, 0, 'x')").await;
     database.run("UPDATE base SET n = 1; DELETE FROM base").await;
-    let own = [
-        r#"I 1 - {"id":1,"n":0}"#,
-        r#"U 1 {"id":1,"n":0} {"id":1,"n":1}"#,
-        r#"D 1 {"id":1,"n":1} -"#,
-    ];
+    let own = [r#"I 1 - {"id":1,"n":0}"#, r#"U 1 {"id":1,"n":0} {"id":1,"n":1}"#, r#"D 1 {"id":1,"n":1} -"#];
     assert_eq!(database.logged().await, own);
     admin.install("derived", &everything("derived", TableName::new("public", "derived"))).await.unwrap();
     database.run("INSERT INTO derived VALUES (3, 0, 'y'); UPDATE base SET n = 1; DELETE FROM base").await;

@@ -45,7 +45,12 @@ async fn an_upsert_is_an_insert_or_an_update_or_nothing_row_by_row() {
     logged[1..3].sort();
     assert_eq!(
         logged,
-        [r#"I 1 - {"id":1,"n":1}"#, r#"I 1 - {"id":2,"n":2}"#, r#"U 1 {"id":1,"n":1} {"id":1,"n":2}"#, r#"I 1 - {"id":3,"n":3}"#]
+        [
+            r#"I 1 - {"id":1,"n":1}"#,
+            r#"I 1 - {"id":2,"n":2}"#,
+            r#"U 1 {"id":1,"n":1} {"id":1,"n":2}"#,
+            r#"I 1 - {"id":3,"n":3}"#
+        ]
     );
 }
 
@@ -64,10 +69,7 @@ async fn merge_is_captured_by_what_it_does_to_each_row() {
         .await;
     let mut logged = database.logged().await.split_off(2);
     logged.sort();
-    assert_eq!(
-        logged,
-        [r#"D 1 {"id":2,"n":2} -"#, r#"I 1 - {"id":3,"n":3}"#, r#"U 1 {"id":1,"n":1} {"id":1,"n":9}"#]
-    );
+    assert_eq!(logged, [r#"D 1 {"id":2,"n":2} -"#, r#"I 1 - {"id":3,"n":3}"#, r#"U 1 {"id":1,"n":1} {"id":1,"n":9}"#]);
 }
 
 #[tokio::test]
@@ -134,13 +136,7 @@ async fn keys_that_move_keep_before_and_after_together() {
     database.run("UPDATE t SET id = 3 - id").await;
     let mut logged = database.logged().await.split_off(2);
     logged.sort();
-    assert_eq!(
-        logged,
-        [
-            r#"U 1 {"id":1,"n":"a"} {"id":2,"n":"a"}"#,
-            r#"U 1 {"id":2,"n":"b"} {"id":1,"n":"b"}"#,
-        ]
-    );
+    assert_eq!(logged, [r#"U 1 {"id":1,"n":"a"} {"id":2,"n":"a"}"#, r#"U 1 {"id":2,"n":"b"} {"id":1,"n":"b"}"#,]);
 }
 
 #[tokio::test]
@@ -174,9 +170,6 @@ async fn virtual_generated_columns_are_null_because_no_trigger_sees_their_values
     database.run("INSERT INTO t (id, n) VALUES (1, 4); UPDATE t SET n = 5").await;
     assert_eq!(
         database.logged().await,
-        [
-            r#"I 1 - {"id":1,"n":4,"twice":null}"#,
-            r#"U 1 {"id":1,"n":4,"twice":null} {"id":1,"n":5,"twice":null}"#,
-        ]
+        [r#"I 1 - {"id":1,"n":4,"twice":null}"#, r#"U 1 {"id":1,"n":4,"twice":null} {"id":1,"n":5,"twice":null}"#,]
     );
 }

@@ -1,6 +1,9 @@
 //! Every type of column, shown and listened to.
 
-use eventtrigger::{log::definition::Updates, name::{Ident, TableName}};
+use eventtrigger::{
+    log::definition::Updates,
+    name::{Ident, TableName},
+};
 use rstest::rstest;
 
 use super::statements::captured;
@@ -50,7 +53,9 @@ async fn a_value_is_shown_as_postgres_writes_json_and_listened_to_safely(
     #[case] json: &str,
 ) {
     let database = Database::new().await;
-    database.run(&format!("SET TimeZone = 'UTC'; {TYPES}; CREATE TABLE t (id int PRIMARY KEY, v {kind}, other int)")).await;
+    database
+        .run(&format!("SET TimeZone = 'UTC'; {TYPES}; CREATE TABLE t (id int PRIMARY KEY, v {kind}, other int)"))
+        .await;
     let admin = database.admin().await;
     let mut definition = everything("t", TableName::new("public", "t"));
     definition.on.update = Some(Updates::Of(vec![Ident::new("v")]));

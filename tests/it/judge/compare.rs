@@ -70,8 +70,10 @@ impl Subjects {
             let next = self.0.len();
             *self.0.entry(subject).or_insert(next)
         };
-        let subjects =
-            changes.iter().map(|change| change.subjects(key(change.table)).into_iter().map(&mut number).collect()).collect();
+        let subjects = changes
+            .iter()
+            .map(|change| change.subjects(key(change.table)).into_iter().map(&mut number).collect())
+            .collect();
         let texts = changes.iter().map(ToString::to_string).collect();
         History { changes, subjects, texts }
     }
@@ -111,7 +113,9 @@ impl History {
     fn orders(&self) -> HashMap<usize, Vec<&str>> {
         let mut orders: HashMap<usize, Vec<&str>> = HashMap::new();
         for (subjects, text) in self.subjects.iter().zip(&self.texts) {
-            subjects.iter().for_each(|subject| orders.entry(*subject).or_default().push(text));
+            for subject in subjects {
+                orders.entry(*subject).or_default().push(text);
+            }
         }
         orders
     }
@@ -167,7 +171,9 @@ impl Journal {
         for &(life, event) in &self.delivered {
             nth[life] += 1;
             let acknowledged = &self.lives[life].acknowledged;
-            if let Some((_, begun)) = acknowledged.get(acknowledged.partition_point(|(covered, _)| *covered < nth[life])) {
+            if let Some((_, begun)) =
+                acknowledged.get(acknowledged.partition_point(|(covered, _)| *covered < nth[life]))
+            {
                 let first = settled.entry(event).or_insert(*begun);
                 *first = (*first).min(*begun);
             }
@@ -196,8 +202,12 @@ pub(super) fn reader(journal: &Journal, expected: &BTreeSet<i64>, subjects: &Has
         let first_time = seen.insert(event);
         for &subject in subjects[&event] {
             match last.insert((life, subject), event) {
-                Some(before) if before == event => faults.push(format!("event {event} was delivered twice without a crash")),
-                Some(before) if before > event => faults.push(format!("event {event} was delivered after a later one of its row")),
+                Some(before) if before == event => {
+                    faults.push(format!("event {event} was delivered twice without a crash"));
+                }
+                Some(before) if before > event => {
+                    faults.push(format!("event {event} was delivered after a later one of its row"));
+                }
                 _ => {}
             }
             let latest = latest.entry(subject).or_default();
@@ -207,7 +217,9 @@ pub(super) fn reader(journal: &Journal, expected: &BTreeSet<i64>, subjects: &Has
             *latest = event.max(*latest);
         }
     }
-    faults.extend(expected.iter().filter(|event| !seen.contains(event)).map(|event| format!("event {event} was never delivered")));
+    faults.extend(
+        expected.iter().filter(|event| !seen.contains(event)).map(|event| format!("event {event} was never delivered")),
+    );
     faults
 }
 
@@ -328,7 +340,10 @@ mod tests {
     #[case::get_one_twice("1 2 2 3 4 |", "event 2 was delivered twice without a crash")]
     #[case::get_what_it_acknowledged("1 2 | / 2 3 4 |", "event 2 was delivered again after it was acknowledged")]
     #[case::get_a_row_out_of_order("2 1 3 4 |", "event 1 was delivered after a later one of its row")]
-    #[case::get_a_row_out_of_order_in_another_life("1 4 | / 2 3 |", "event 2 was delivered only after a later one of its row")]
+    #[case::get_a_row_out_of_order_in_another_life(
+        "1 4 | / 2 3 |",
+        "event 2 was delivered only after a later one of its row"
+    )]
     #[case::get_what_is_not_its_own("1 2 3 4 5 |", "event 5 was not to be delivered")]
     fn a_reader_must_not(#[case] lives: &str, #[case] fault: &str) {
         assert!(delivered(lives).contains(fault), "{:?}", delivered(lives));

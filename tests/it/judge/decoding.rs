@@ -1,9 +1,11 @@
 //! Reads what `test_decoding` writes, and tells which JSON the log is to hold for it: PostgreSQL's logical decoding and
 //! its `row_to_json` are two ways from one row to text, and the rules between them are written down here once more. Pure.
 
+use std::fmt::Write as _;
+
 use eventtrigger::{log::Operation, name::TableName};
 
-/// A line of test_decoding.
+/// A line of `test_decoding`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Line {
     /// A transaction begins.
@@ -23,7 +25,7 @@ pub(super) struct Column {
     pub(super) value: Value,
 }
 
-/// What test_decoding says of a value.
+/// What `test_decoding` says of a value.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Value {
     Null,
@@ -53,7 +55,11 @@ pub(super) fn line(text: &str) -> Option<Line> {
         rest.skip(" new-tuple:")?;
     }
     let columns = rest.columns()?;
-    if operation == Operation::Delete { old = columns } else { new = columns }
+    if operation == Operation::Delete {
+        old = columns;
+    } else {
+        new = columns;
+    }
     rest.0.is_empty().then_some(Line::Change { table, operation, old, new })
 }
 
@@ -135,7 +141,9 @@ pub(super) fn json(kind: &str, text: &str) -> String {
     // Without what is in brackets: numeric(10,2).
     match kind.split('(').next().unwrap_or(kind).trim_end() {
         "json" | "jsonb" | "boolean" => text.to_owned(),
-        "smallint" | "integer" | "bigint" | "real" | "double precision" | "numeric" if text.ends_with(|c: char| c.is_ascii_digit()) => {
+        "smallint" | "integer" | "bigint" | "real" | "double precision" | "numeric"
+            if text.ends_with(|c: char| c.is_ascii_digit()) =>
+        {
             text.to_owned()
         }
         // XML Schema's form: a T between date and time, and the zone with minutes.
@@ -157,7 +165,9 @@ pub(super) fn escaped(text: &str) -> String {
             '\t' => json.push_str("\\t"),
             '"' => json.push_str("\\\""),
             '\\' => json.push_str("\\\\"),
-            c if c < ' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if c < ' ' => {
+                let _ = write!(json, "\\u{:04x}", u32::from(c));
+            }
             c => json.push(c),
         }
     }
@@ -188,7 +198,7 @@ fn array(rest: &mut Rest<'_>, element: &str) -> Option<String> {
             if !quoted && matches!(next, ',' | '}') {
                 break;
             }
-            rest.take(if next == '\\' { 1 } else { 0 });
+            rest.take(usize::from(next == '\\'));
             let next = rest.0.chars().next()?;
             text.push_str(rest.take(next.len_utf8()));
         }
@@ -244,7 +254,8 @@ mod tests {
     #[test]
     fn inserts_have_a_new_row_and_deletes_an_old_one() {
         let one = || vec![column("id", "bigint", "1")];
-        let change = |operation, old, new| Some(Line::Change { table: TableName::new("public", "t"), operation, old, new });
+        let change =
+            |operation, old, new| Some(Line::Change { table: TableName::new("public", "t"), operation, old, new });
         assert_eq!(line("table public.t: INSERT: id[bigint]:1"), change(Operation::Insert, Vec::new(), one()));
         assert_eq!(line("table public.t: DELETE: id[bigint]:1"), change(Operation::Delete, one(), Vec::new()));
     }

@@ -174,7 +174,8 @@ pub(super) async fn deliverer(database: Arc<Database>, root: Arc<Client>, goal: 
             pause(10).await;
             continue;
         };
-        if live(&worker, lease, &goal, &journals, &root, &database).await.is_ok() && worker.release(lease).await.is_ok() {
+        if live(&worker, lease, &goal, &journals, &root, &database).await.is_ok() && worker.release(lease).await.is_ok()
+        {
             if goal.borrow().is_some() && done(&worker, &goal).await {
                 return;
             }
@@ -245,19 +246,18 @@ impl Life {
         for at in 0..self.subscriptions.len() {
             let cursor = self.subscriptions[at].0.cursor.clone();
             let known = pages.iter().position(|(from, ..)| *from == cursor);
-            let known = match known {
-                Some(known) => known,
-                None => {
-                    let (events, next) = step(worker, &cursor, goal).await?;
-                    for event in &events {
-                        if !self.captures.contains_key(&event.capture) {
-                            let capture = worker.capture(event.capture).await?.expect("the event's capture");
-                            self.captures.insert(capture.id, capture);
-                        }
+            let known = if let Some(known) = known {
+                known
+            } else {
+                let (events, next) = step(worker, &cursor, goal).await?;
+                for event in &events {
+                    if !self.captures.contains_key(&event.capture) {
+                        let capture = worker.capture(event.capture).await?.expect("the event's capture");
+                        self.captures.insert(capture.id, capture);
                     }
-                    pages.push((cursor, events, next));
-                    pages.len() - 1
                 }
+                pages.push((cursor, events, next));
+                pages.len() - 1
             };
             let (_, events, next) = &pages[known];
             let (one, life) = &mut self.subscriptions[at];

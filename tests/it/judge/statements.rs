@@ -140,7 +140,10 @@ impl Author {
         let Row { uid, mark } = self.row();
         match self.rng.u32(..6) {
             0..3 => format!("INSERT INTO keyless (uid, mark, n) VALUES ({uid}, '{mark}', {n})"),
-            3 => format!("UPDATE keyless SET n = {}, version = version + 1, mark = '{mark}' WHERE n = {n}", self.rng.u32(..500)),
+            3 => format!(
+                "UPDATE keyless SET n = {}, version = version + 1, mark = '{mark}' WHERE n = {n}",
+                self.rng.u32(..500)
+            ),
             4 => format!("UPDATE keyless SET version = version + 1, mark = '{mark}' WHERE n = {n}"),
             _ => format!("DELETE FROM keyless WHERE n = {n}"),
         }
@@ -151,7 +154,9 @@ impl Author {
         let (key, other) = (self.key(), self.key());
         let Row { uid, mark } = self.row();
         match self.rng.u32(..12) {
-            0..3 => format!("INSERT INTO parent (id, uid, mark) VALUES ({key}, {uid}, '{mark}') ON CONFLICT DO NOTHING"),
+            0..3 => {
+                format!("INSERT INTO parent (id, uid, mark) VALUES ({key}, {uid}, '{mark}') ON CONFLICT DO NOTHING")
+            }
             3..6 => format!(
                 "INSERT INTO child (id, uid, mark, parent) SELECT {other}, {uid}, '{mark}', (SELECT id FROM parent WHERE id >= {key} ORDER BY id LIMIT 1) ON CONFLICT DO NOTHING"
             ),
@@ -177,13 +182,21 @@ impl Author {
         let table = if self.rng.bool() { partition } else { "region" };
         let Row { uid, mark } = self.row();
         match self.rng.u32(..8) {
-            0..3 => format!("INSERT INTO {table} (area, id, uid, mark) VALUES ('{area}', {key}, {uid}, '{mark}') ON CONFLICT DO NOTHING"),
-            3 => format!("UPDATE {table} SET version = version + 1, mark = '{mark}' WHERE area = '{area}' AND id = {key}"),
+            0..3 => format!(
+                "INSERT INTO {table} (area, id, uid, mark) VALUES ('{area}', {key}, {uid}, '{mark}') ON CONFLICT DO NOTHING"
+            ),
+            3 => format!(
+                "UPDATE {table} SET version = version + 1, mark = '{mark}' WHERE area = '{area}' AND id = {key}"
+            ),
             // To another partition: a row leaves one and enters the other.
-            4 => format!("UPDATE region SET area = '{other}', version = version + 1, mark = '{mark}' WHERE id = {key} AND area = '{area}'"),
+            4 => format!(
+                "UPDATE region SET area = '{other}', version = version + 1, mark = '{mark}' WHERE id = {key} AND area = '{area}'"
+            ),
             5 => format!("UPDATE region SET id = id + 1, version = version + 1, mark = '{mark}' WHERE id = {key}"),
             6 => format!("DELETE FROM {table} WHERE id = {key} AND area = '{area}'"),
-            _ => format!("UPDATE region SET version = version + 1, mark = '{mark}' WHERE id BETWEEN {key} AND {key} + 3"),
+            _ => {
+                format!("UPDATE region SET version = version + 1, mark = '{mark}' WHERE id BETWEEN {key} AND {key} + 3")
+            }
         }
     }
 
@@ -214,8 +227,12 @@ impl Author {
         // The row itself, too.
         let link = if self.rng.u32(..6) == 0 { key } else { link };
         match self.rng.u32(..5) {
-            0..2 => format!("INSERT INTO ledger (id, uid, mark, link, amount) VALUES ({key}, {uid}, '{mark}', {link}, {amount}) ON CONFLICT DO NOTHING"),
-            2..4 => format!("UPDATE ledger SET amount = {amount}, link = {link}, version = version + 1, mark = '{mark}' WHERE id = {key}"),
+            0..2 => format!(
+                "INSERT INTO ledger (id, uid, mark, link, amount) VALUES ({key}, {uid}, '{mark}', {link}, {amount}) ON CONFLICT DO NOTHING"
+            ),
+            2..4 => format!(
+                "UPDATE ledger SET amount = {amount}, link = {link}, version = version + 1, mark = '{mark}' WHERE id = {key}"
+            ),
             _ => format!("DELETE FROM ledger WHERE id = {key}"),
         }
     }
@@ -235,7 +252,9 @@ impl Author {
             }
             2 => {
                 let (words, big) = (self.text(), self.big());
-                format!("UPDATE wide SET big = {big}, words = words || {words}::text, version = version + 1, mark = '{mark}' WHERE id = {key} AND cardinality(words) < 9")
+                format!(
+                    "UPDATE wide SET big = {big}, words = words || {words}::text, version = version + 1, mark = '{mark}' WHERE id = {key} AND cardinality(words) < 9"
+                )
             }
             3 => {
                 let [doc, docb, numbers, exact, inexact, at, ..] = self.values();
@@ -256,13 +275,19 @@ impl Author {
             0..3 => format!(
                 "INSERT INTO listen (id, uid, mark, status, doc, amount) VALUES ({key}, {uid}, '{mark}', nullif('s{status}', 's0'), '{{\"d\":{spaces}{doc}}}', {status}.{doc}) ON CONFLICT DO NOTHING"
             ),
-            3 => format!("UPDATE listen SET status = nullif('s{status}', 's0'), version = version + 1, mark = '{mark}' WHERE id = {key}"),
-            4 => format!("UPDATE listen SET doc = '{{\"d\":{spaces}{doc}}}', version = version + 1, mark = '{mark}' WHERE id = {key}"),
+            3 => format!(
+                "UPDATE listen SET status = nullif('s{status}', 's0'), version = version + 1, mark = '{mark}' WHERE id = {key}"
+            ),
+            4 => format!(
+                "UPDATE listen SET doc = '{{\"d\":{spaces}{doc}}}', version = version + 1, mark = '{mark}' WHERE id = {key}"
+            ),
             5 => format!(
                 "UPDATE listen SET amount = {doc}.{}, version = version + 1, mark = '{mark}' WHERE id = {key}",
                 "0".repeat(1 + spaces.len())
             ),
-            6 => format!("UPDATE listen SET noise = {status}, version = version + 1, mark = '{mark}' WHERE id BETWEEN {key} AND {key} + 5"),
+            6 => format!(
+                "UPDATE listen SET noise = {status}, version = version + 1, mark = '{mark}' WHERE id BETWEEN {key} AND {key} + 5"
+            ),
             7 => format!(
                 "UPDATE listen SET status = nullif('s{status}', 's0'), doc = NULL, version = version + 1, mark = '{mark}' WHERE id BETWEEN {key} AND {key} + 2"
             ),
@@ -278,7 +303,9 @@ impl Author {
             0..2 => format!(
                 "INSERT INTO exclude (id, uid, mark, secret, shown) VALUES ({key}, {uid}, '{mark}', 'top secret', {text}) ON CONFLICT (id) DO UPDATE SET secret = excluded.secret || exclude.version, version = exclude.version + 1, mark = excluded.mark"
             ),
-            2..4 => format!("UPDATE exclude SET shown = {text}, secret = 'top secret', version = version + 1, mark = '{mark}' WHERE id = {key}"),
+            2..4 => format!(
+                "UPDATE exclude SET shown = {text}, secret = 'top secret', version = version + 1, mark = '{mark}' WHERE id = {key}"
+            ),
             _ => format!("DELETE FROM exclude WHERE id = {key}"),
         }
     }
@@ -339,7 +366,13 @@ impl Author {
             at,
             format!("DATE '2000-01-01' + {}", rng.i32(-100_000..100_000)),
             format!("'\\x{bytes}'::bytea"),
-            format!("'{} months {} days {}.{:06} seconds'", rng.i32(-100..100), rng.i32(-100..100), rng.u32(..9999), rng.u32(..1_000_000)),
+            format!(
+                "'{} months {} days {}.{:06} seconds'",
+                rng.i32(-100..100),
+                rng.i32(-100..100),
+                rng.u32(..9999),
+                rng.u32(..1_000_000)
+            ),
             format!("int8range({from}, {to}, '[]')"),
             format!("B'{:b}'", rng.u16(..)),
         ]

@@ -22,7 +22,7 @@ pub(super) struct Table {
     /// What its rows are called in messages.
     pub(super) name: &'static str,
     /// Its name in the database.
-    pub(super) table: TableName,
+    pub(super) relation: TableName,
     /// Columns of the primary key.
     pub(super) key: &'static [&'static str],
     /// What is installed on it.
@@ -35,7 +35,7 @@ pub(super) struct Table {
 impl Table {
     fn new(name: &'static str, table: TableName, key: &'static [&'static str]) -> Self {
         let definitions = vec![everything(name, table.clone())];
-        Self { name, table, key, definitions, side_columns_may_lag: false }
+        Self { name, relation: table, key, definitions, side_columns_may_lag: false }
     }
 
     /// The EventTriggers that want this change.
@@ -78,9 +78,10 @@ pub(super) struct Tables {
 impl Tables {
     pub(super) fn new() -> Self {
         let public = |name: &'static str, key| Table::new(name, TableName::new("public", name), key);
-        let mut all: Vec<Table> = ["account", "parent", "child", "grandchild", "ledger", "total", "wide", "listen", "exclude"]
-            .map(|name| public(name, &["id"] as &[_]))
-            .into();
+        let mut all: Vec<Table> =
+            ["account", "parent", "child", "grandchild", "ledger", "total", "wide", "listen", "exclude"]
+                .map(|name| public(name, &["id"] as &[_]))
+                .into();
         all.push(public("keyless", &[]));
         all.push(public("region", &["area", "id"]));
         all.push(Table::new("odd", TableName::new(ODD.0, ODD.1), &["the \"key\"", "select"]));
@@ -88,7 +89,7 @@ impl Tables {
 
         let listen = at(&all, "listen");
         let of = |columns: &[&str]| Some(Updates::Of(columns.iter().copied().map(Ident::new).collect()));
-        let table = all[listen].table.clone();
+        let table = all[listen].relation.clone();
         all[listen].definitions = vec![
             Definition {
                 on: Operations { insert: true, update: of(&["status"]), delete: false },
@@ -104,7 +105,7 @@ impl Tables {
         all[exclude].side_columns_may_lag = true;
 
         let mut by_name: BTreeMap<_, _> =
-            all.iter().enumerate().map(|(n, table)| (table.table.clone(), n)).collect();
+            all.iter().enumerate().map(|(n, table)| (table.relation.clone(), n)).collect();
         for partition in ["region_north", "region_south_0", "region_south_1", "region_rest"] {
             by_name.insert(TableName::new("public", partition), at(&all, "region"));
         }
@@ -122,8 +123,21 @@ pub(super) fn sql() -> String {
     let odd = TableName::new(ODD.0, ODD.1);
     let row = "uid bigint NOT NULL, version int NOT NULL DEFAULT 0, mark text NOT NULL";
     let identities = [
-        "account", "parent", "child", "grandchild", "ledger", "total", "wide", "listen", "exclude", "keyless", "region_north",
-        "region_south_0", "region_south_1", "region_rest", &odd.to_string(),
+        "account",
+        "parent",
+        "child",
+        "grandchild",
+        "ledger",
+        "total",
+        "wide",
+        "listen",
+        "exclude",
+        "keyless",
+        "region_north",
+        "region_south_0",
+        "region_south_1",
+        "region_rest",
+        &odd.to_string(),
     ]
     .map(|table| format!("ALTER TABLE {table} REPLICA IDENTITY FULL;"))
     .concat();

@@ -133,7 +133,8 @@ fn alterations(mut author: Author, transactions: usize) -> Vec<Action> {
             ),
         };
         let key = author.rng.u32(..900);
-        let rows = if name == "keyless" { format!("n = {}", key % 50) } else { format!("id BETWEEN {key} AND {}", key + 50) };
+        let rows =
+            if name == "keyless" { format!("n = {}", key % 50) } else { format!("id BETWEEN {key} AND {}", key + 50) };
         let mark = author.mark();
         let alter = format!(
             "DO $do$
@@ -184,7 +185,16 @@ mod tests {
         has(|action| matches!(action, Action::Killed { when: Killed::AtAnyMoment, .. }));
         has(|action| matches!(action, Action::Alter { repair: Repair::Later, .. }));
         let text = format!("{workload:?}");
-        for words in ["ROLLBACK TO", "EXCEPTION", "ON CONFLICT", "MERGE", "WITH ", "SET id =", "SET area =", "DELETE FROM parent"] {
+        for words in [
+            "ROLLBACK TO",
+            "EXCEPTION",
+            "ON CONFLICT",
+            "MERGE",
+            "WITH ",
+            "SET id =",
+            "SET area =",
+            "DELETE FROM parent",
+        ] {
             assert!(text.contains(words), "{words}");
         }
         assert!(!format!("{:?}", super::workload(1, 5000, 14)).contains("MERGE"));
