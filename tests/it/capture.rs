@@ -1,6 +1,7 @@
 //! What the SQL triggers write, and what they never break.
 
 mod exact;
+mod names;
 mod order;
 mod settings;
 mod shapes;
