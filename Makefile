@@ -17,7 +17,7 @@ IMAGE ?= $(shell e2e/images.sh operator)
 # 25 MB, which pulling it on a node should never exceed.
 image_limit := 25000000
 
-.PHONY: help demo check test cluster cluster-down dist image images crds fmt musl needs
+.PHONY: help demo check test soak cluster cluster-down dist image images crds fmt musl needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -31,6 +31,11 @@ check: needs ## format, lints, unit tests, and database tests on one PostgreSQL
 
 test: needs ## everything, also on a real cluster: its own as root, or the one that KUBECONFIG names
 	@e2e/test.sh all
+
+# Every round prints its seed; JUDGE_SEED=... cargo test --test it judge:: runs the same transactions again.
+SOAK ?= 10m
+soak: needs ## the log against PostgreSQL's logical decoding, with new seeds for SOAK=10m
+	SOAK=$(SOAK) cargo test --test it judge::soak -- --ignored --exact --nocapture
 
 cluster: ## a one-node cluster with the operator in it; needs root; `make cluster-down` removes it
 	e2e/cluster/cluster install

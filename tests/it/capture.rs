@@ -1,5 +1,13 @@
 //! What the SQL triggers write, and what they never break.
 
+mod exact;
+mod names;
+mod order;
+mod settings;
+mod shapes;
+mod statements;
+mod types;
+
 use eventtrigger::{
     log::{
         AdminError,

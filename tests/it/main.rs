@@ -5,7 +5,9 @@
 
 mod adopt;
 mod capture;
+mod cursors;
 mod delivery;
+mod judge;
 mod log;
 mod pgbouncer;
 mod receiver;
