@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventtrigger::log::{Admin, AdminError};
+use eventtrigger::log::{Admin, AdminError, Retention};
 use futures::future::join_all;
 use tokio_postgres::{Client, NoTls};
 
@@ -20,6 +20,9 @@ use super::{
 /// How long a change of columns, or its repair, tries to get its table between the others' transactions.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often the log gets a new segment.
+const CUT: Duration = Duration::from_millis(500);
+
 /// What everybody counts.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -29,6 +32,7 @@ pub(super) struct Counts {
     pub(super) killed: AtomicUsize,
     pub(super) prepared: AtomicUsize,
     pub(super) altered: AtomicUsize,
+    pub(super) cuts: AtomicUsize,
     /// Whether the writers are through: nobody waits for them any longer.
     over: AtomicBool,
 }
@@ -76,10 +80,25 @@ pub(super) async fn run(
         });
         if is_writer { writers.push(task) } else { others.push(task) }
     }
+    let cutter = tokio::spawn(cut(config.clone(), admin, Arc::clone(&counts)));
     join_all(writers).await.into_iter().for_each(|ended| ended.expect("a writer does not panic"));
     counts.over.store(true, Ordering::Relaxed);
     join_all(others).await.into_iter().for_each(|ended| ended.expect("a connection does not panic"));
+    cutter.await.expect("cutting does not panic");
     counts
+}
+
+/// Cuts the log into segments, far more often than anybody would, and seals those that are full.
+async fn cut(config: tokio_postgres::Config, admin: Arc<Admin>, counts: Arc<Counts>) {
+    let session = Session::new(&config).await;
+    while !counts.over.load(Ordering::Relaxed) {
+        session.client.batch_execute("SELECT eventlog.add_segment()").await.expect("a new segment");
+        // Readers learn of it as they do from the controller, which counts in the same transaction.
+        session.client.batch_execute("UPDATE eventlog.meta SET definitions = definitions + 1").await.expect("count");
+        admin.tend(&Retention::default()).await.expect("tend the log");
+        counts.cuts.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(CUT).await;
+    }
 }
 
 impl Session {

@@ -125,13 +125,14 @@ async fn run(seed: u64) -> Evidence {
             .await;
     let count = |count: &std::sync::atomic::AtomicUsize| count.load(Ordering::Relaxed);
     println!(
-        "judge: {begun} transactions in {:.1?}: {} committed, {} undone, of them {} killed; {} prepared; {} changes of columns",
+        "judge: {begun} transactions in {:.1?}: {} committed, {} undone, of them {} killed; {} prepared; {} changes of columns; {} segments",
         start.elapsed(),
         count(&counts.committed),
         count(&counts.undone),
         count(&counts.killed),
         count(&counts.prepared),
         count(&counts.altered),
+        count(&counts.cuts),
     );
 
     quiet(&root, &database).await;

@@ -14,7 +14,7 @@ use super::compare::Journal;
 use crate::support::{Database, owner, schema};
 
 /// Events of a page.
-const PAGE: i64 = 500;
+const PAGE: usize = 500;
 
 /// Where the readers are to stop; nowhere while others write.
 pub(super) type Goal = watch::Receiver<Option<Snapshot>>;
@@ -43,7 +43,7 @@ async fn connect(database: &Arc<Database>) -> Worker {
 async fn page(worker: &Worker, cursor: &Cursor) -> Result<(Vec<Event>, Cursor), WorkerError> {
     let Some(to) = &cursor.to else { return Ok((Vec::new(), cursor.clone())) };
     let events = worker.window(&cursor.from, to, cursor.after, PAGE).await?;
-    let next = if i64::try_from(events.len()).is_ok_and(|got| got < PAGE) {
+    let next = if events.len() < PAGE {
         Cursor { from: to.clone(), to: None, after: 0, done: Vec::new() }
     } else {
         Cursor { after: events.last().map_or(cursor.after, |event| event.id), ..cursor.clone() }
