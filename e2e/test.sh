@@ -70,9 +70,21 @@ check() {
   # Those that are left out of `--all-targets`, as they are out of `cargo test`.
   step 'lints of the e2e tests' cargo clippy --workspace --test demo --test cluster -- -D warnings
   # The judge apart: it keeps every processor busy, and others have deadlines.
-  local judge=judge::the_log_hands_out_what_postgres_itself_decodes
   tests 'unit tests, database tests and documentation' cargo test --workspace --no-fail-fast -- --skip "$judge"
   tests 'the judge' cargo test --package eventtrigger --test it -- --exact "$judge" --nocapture
+}
+
+judge=judge::the_log_hands_out_what_postgres_itself_decodes
+
+# The database tests on the versions of PostgreSQL that `check` leaves out.
+versions() {
+  local version
+  for version in 14 16 17 18; do
+    export TEST_POSTGRES=$version
+    tests "database tests on PostgreSQL $version" cargo test --package eventtrigger --test it -- --skip "$judge" --skip standalone::
+    JUDGE_TRANSACTIONS=5000 tests "the judge on PostgreSQL $version" cargo test --package eventtrigger --test it -- --exact "$judge" --nocapture
+  done
+  unset TEST_POSTGRES
 }
 
 # The two test programs that plain `cargo test` leaves out, because they need more than a checkout.
@@ -114,7 +126,7 @@ explain() {
 case ${1:-} in
   # A tenth of the judge's transactions: it is run often.
   check) JUDGE_TRANSACTIONS=${JUDGE_TRANSACTIONS:-5000} check ;;
-  all) check; e2e ;;
+  all) check; versions; e2e ;;
   *) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
