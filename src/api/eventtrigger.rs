@@ -79,7 +79,7 @@ pub struct TableRef {
 /// The operations that make an event: at least one.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.insert) || has(self.update) || has(self.delete)").message("name at least one of insert, update and delete, such as insert: {}"))]
+#[x_kube(validation = Rule::new("has(self.insert) || has(self.update) || has(self.delete) || has(self.truncate)").message("name at least one of insert, update, delete and truncate, such as insert: {}"))]
 pub struct Operations {
     /// New rows.
     #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
@@ -90,6 +90,10 @@ pub struct Operations {
     /// Deleted rows.
     #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     pub delete: Option<Delete>,
+    /// `TRUNCATE` of the table, also by `CASCADE`: one event for the whole table, without rows and without a key. Of a
+    /// partitioned table only that of the whole; a partition that is truncated by itself needs an EventTrigger of its own.
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<Truncate>,
 }
 
 /// Says that inserts make events; holds nothing yet.
@@ -101,6 +105,11 @@ pub struct Insert {}
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Delete {}
+
+/// Says that truncating makes an event; holds nothing yet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Truncate {}
 
 /// Which updates make an event.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]

@@ -23,7 +23,7 @@ pub use eventlog::{Connection, EventLog, EventLogSpec, EventLogStatus, LogDelive
 pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header};
 pub use eventtrigger::{
     Columns, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations, TableRef,
-    Update,
+    Truncate, Update,
 };
 pub use schema::crds;
 pub use value::{SecretKeySelector, SecretSource, UriSource, ValueSource};

@@ -65,7 +65,7 @@ pub enum Changes {
 /// How often a SQL trigger runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Level {
-    /// Once for a statement, over all its rows: cheapest from the second row on.
+    /// Once for a statement, over all its rows: cheapest from the second row on, and the only way for TRUNCATE.
     Statement,
     /// For each row. For updates, because pairing old and new rows costs more than it saves; for partitions, because only
     /// row triggers are cloned to them; beside other row triggers, because those run first, and what they write to the
@@ -82,7 +82,12 @@ impl Plan {
         let by_row = facts.kind == Kind::Partitioned || facts.in_hierarchy || facts.has_row_triggers;
         let wanted = |operation: Operation| {
             let when: Vec<_> = definitions.iter().map(|(_, definition)| when(definition, operation, facts)).collect();
-            let level = if by_row || operation == Operation::Update { Level::Row } else { Level::Statement };
+            let level = match operation {
+                Operation::Truncate => Level::Statement,
+                Operation::Update => Level::Row,
+                Operation::Insert | Operation::Delete if by_row => Level::Row,
+                Operation::Insert | Operation::Delete => Level::Statement,
+            };
             when.iter().any(|changes| *changes != Changes::Never).then_some(Wanted { operation, level, when })
         };
         Self {
@@ -92,10 +97,7 @@ impl Plan {
             key: facts.key.clone(),
             shown: shown(facts, definitions.iter().map(|(_, definition)| &definition.columns)),
             triggers: definitions.iter().map(|(id, _)| *id).collect(),
-            operations: [Operation::Insert, Operation::Update, Operation::Delete]
-                .into_iter()
-                .filter_map(wanted)
-                .collect(),
+            operations: Operation::ALL.into_iter().filter_map(wanted).collect(),
         }
     }
 
@@ -112,6 +114,7 @@ fn when(definition: &Definition, operation: Operation, facts: &TableFacts) -> Ch
     match (operation, &definition.on.update) {
         (Operation::Insert, _) => any(definition.on.insert),
         (Operation::Delete, _) => any(definition.on.delete),
+        (Operation::Truncate, _) => any(definition.on.truncate),
         (Operation::Update, None) => Changes::Never,
         (Operation::Update, Some(Updates::All)) => Changes::Any,
         (Operation::Update, Some(Updates::Of(names))) => {
@@ -163,7 +166,7 @@ pub(super) mod tests {
         Definition {
             trigger: ObjectName::new("shop", format!("trigger-{n}")),
             table: facts().name,
-            on: Operations { insert: true, update: Some(Updates::All), delete: true },
+            on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
             columns: Columns::All,
             sink: None,
             policy: Policy::default(),
@@ -188,7 +191,12 @@ pub(super) mod tests {
     #[test]
     fn operations_that_nobody_wants_are_not_captured() {
         let mut one = definition(1);
-        one.on = Operations { insert: false, update: Some(Updates::Of(idents(&["status", "gone"]))), delete: false };
+        one.on = Operations {
+            insert: false,
+            update: Some(Updates::Of(idents(&["status", "gone"]))),
+            delete: false,
+            truncate: false,
+        };
         let plan = Plan::new(&facts(), [(7, &one)]);
         let wanted =
             Wanted { operation: Operation::Update, level: Level::Row, when: vec![Changes::Of(idents(&["status"]))] };

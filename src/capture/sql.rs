@@ -25,9 +25,9 @@ pub struct Install {
 /// Name of the SQL trigger of an operation. Triggers of one kind run in order of name: the zeros put ours before those
 /// of the application, whose own writes to the row then come later in the log, too.
 pub fn trigger_name(schema: &Ident, operation: Operation) -> Ident {
-    // Names end at 63 bytes: 3 before, at most 7 behind.
+    // Names end at 63 bytes: 3 before, at most 9 behind.
     let mut stem = schema.as_str();
-    while stem.len() > 53 {
+    while stem.len() > 51 {
         stem = &stem[..stem.len() - stem.chars().next_back().map_or(1, char::len_utf8)];
     }
     Ident::new(format!("00_{stem}_{}", operation.to_string().to_lowercase()))
@@ -61,6 +61,7 @@ impl Plan {
             let name = trigger_name(schema, wanted.operation);
             let (referencing, level) = match (wanted.level, wanted.operation) {
                 (Level::Row, _) => ("", "ROW"),
+                (Level::Statement, Operation::Truncate) => ("", "STATEMENT"),
                 (Level::Statement, Operation::Delete) => (" REFERENCING OLD TABLE AS eventtrigger_rows", "STATEMENT"),
                 (Level::Statement, _) => (" REFERENCING NEW TABLE AS eventtrigger_rows", "STATEMENT"),
             };
@@ -109,6 +110,11 @@ impl Plan {
     }
 
     fn statement(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
+        let null = "NULL".to_owned();
+        let matched = bits(&wanted.when, |_| String::new());
+        if wanted.operation == Operation::Truncate {
+            return Part { condition: None, matched, old: null.clone(), new: null, from: String::new() };
+        }
         // `r.*` and not `r`: a column of that name would come first.
         let (shown, from) = match (&self.shown, path) {
             (Shown::All, _) => ("pg_catalog.row_to_json(r.*)".to_owned(), " FROM eventtrigger_rows AS r".to_owned()),
@@ -123,9 +129,8 @@ impl Plan {
                 (pick(schema, "pg_catalog.row_to_json(r.*)", names), " FROM eventtrigger_rows AS r".to_owned())
             }
         };
-        let null = "NULL".to_owned();
         let (old, new) = if wanted.operation == Operation::Delete { (shown, null) } else { (null, shown) };
-        Part { condition: None, matched: bits(&wanted.when, |_| String::new()), old, new, from }
+        Part { condition: None, matched, old, new, from }
     }
 
     fn row(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
@@ -133,6 +138,7 @@ impl Plan {
             Operation::Insert => (false, true),
             Operation::Update => (true, true),
             Operation::Delete => (true, false),
+            Operation::Truncate => (false, false),
         };
         let mut from = Vec::new();
         let mut shown = |there: bool, row: &str| match (&self.shown, path) {
@@ -265,9 +271,15 @@ mod tests {
     #[test]
     fn two_triggers_with_columns_and_conditions() {
         let (mut one, mut two) = (definition(1), definition(2));
-        one.on = Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), delete: false };
+        one.on =
+            Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), delete: false, truncate: true };
         one.columns = Columns::Include(idents(&["status"]));
-        two.on = Operations { insert: false, update: Some(Updates::Of(idents(&["status", "total"]))), delete: true };
+        two.on = Operations {
+            insert: false,
+            update: Some(Updates::Of(idents(&["status", "total"]))),
+            delete: true,
+            truncate: false,
+        };
         two.columns = Columns::Exclude(idents(&["card"]));
         insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
     }
@@ -275,7 +287,7 @@ mod tests {
     #[test]
     fn names_of_sql_triggers_fit_and_stay_distinct() {
         let long = Ident::new("é".repeat(31));
-        for operation in [Operation::Insert, Operation::Update, Operation::Delete] {
+        for operation in Operation::ALL {
             let name = trigger_name(&long, operation);
             assert!(
                 name.as_str().len() <= 63 && name.as_str().ends_with(&operation.to_string().to_lowercase()),

@@ -67,9 +67,13 @@ pub(super) fn constant(log: &ObjectName, trigger: &ObjectName) -> HeaderMap {
     ])
 }
 
-/// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none.
+/// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none;
+/// for a truncation: every key there is.
 pub(super) fn keys(event: &Event, capture: &Capture) -> Result<Keys<String>, NotARow> {
     let key = |row: &Option<String>| row.as_ref().map(|row| key(row, &capture.key)).transpose();
+    if event.operation == Operation::Truncate {
+        return Ok(Keys::All);
+    }
     if capture.key.is_empty() {
         return Ok(Keys::None);
     }
@@ -94,6 +98,7 @@ pub(super) fn headers(target: &Target, event: &Event, table: &TableName, keys: &
         Operation::Insert => "dev.eventtrigger.row.insert",
         Operation::Update => "dev.eventtrigger.row.update",
         Operation::Delete => "dev.eventtrigger.row.delete",
+        Operation::Truncate => "dev.eventtrigger.row.truncate",
     };
     headers.insert(ID, attribute(&format!("{}-{}", target.log_id, event.id)));
     headers.insert(TYPE, HeaderValue::from_static(kind));
@@ -230,6 +235,21 @@ mod tests {
         let sent = sent(&event(Operation::Insert, None, Some(r#"{"id":1}"#)), &capture(&[]));
         assert!(sent.iter().all(|(name, _)| name != "ce-partitionkey"));
         assert!(sent.contains(&("ce-subject".to_owned(), "public.orders".to_owned())));
+    }
+
+    #[test]
+    fn a_truncation_is_about_the_table_and_every_key() {
+        let event = event(Operation::Truncate, None, None);
+        assert_eq!(keys(&event, &capture(&["id"])).unwrap(), Keys::All);
+        assert_eq!(keys(&event, &capture(&[])).unwrap(), Keys::All);
+        let sent = sent(&event, &capture(&["id"]));
+        assert!(sent.iter().all(|(name, _)| name != "ce-partitionkey"));
+        assert!(sent.contains(&("ce-subject".to_owned(), "public.orders".to_owned())));
+        assert!(sent.contains(&("ce-type".to_owned(), "dev.eventtrigger.row.truncate".to_owned())));
+        let body = body(&event, &TableName::new("public", "orders"), &Columns::Include(vec![Ident::new("id")]));
+        let expected =
+            r#"{"op":"TRUNCATE","table":{"schema":"public","name":"orders"},"old":null,"new":null,"txid":"740"}"#;
+        assert_eq!(body.unwrap(), expected);
     }
 
     #[test]

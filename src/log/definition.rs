@@ -39,6 +39,8 @@ pub struct Operations {
     pub update: Option<Updates>,
     /// Deletes do.
     pub delete: bool,
+    /// Truncating does.
+    pub truncate: bool,
 }
 
 /// Which updates make an event.

@@ -42,12 +42,17 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
     Ok(Resolved { definition, sink: outcome, secrets })
 }
 
-fn operations(api::Operations { insert, update, delete }: &api::Operations) -> Operations {
+fn operations(api::Operations { insert, update, delete, truncate }: &api::Operations) -> Operations {
     let updates = |update: &api::Update| match &update.columns {
         None => Updates::All,
         Some(columns) => Updates::Of(idents(columns)),
     };
-    Operations { insert: insert.is_some(), update: update.as_ref().map(updates), delete: delete.is_some() }
+    Operations {
+        insert: insert.is_some(),
+        update: update.as_ref().map(updates),
+        delete: delete.is_some(),
+        truncate: truncate.is_some(),
+    }
 }
 
 fn shown(api::Columns { include, exclude }: &api::Columns) -> Columns {
@@ -89,14 +94,19 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
     #[tokio::test]
     async fn a_trigger_is_laid_over_its_sink_and_that_over_the_defaults() {
         let trigger = trigger(
-            "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}}, columns: {exclude: [card]}, \
+            "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}, truncate: {}}, columns: {exclude: [card]}, \
              sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
         );
         let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
         let expected = Definition {
             trigger: ObjectName::new("shop", "paid"),
             table: TableName::new("public", "Orders"),
-            on: Operations { insert: true, update: Some(Updates::Of(vec![Ident::new("status")])), delete: false },
+            on: Operations {
+                insert: true,
+                update: Some(Updates::Of(vec![Ident::new("status")])),
+                delete: false,
+                truncate: true,
+            },
             columns: Columns::Exclude(vec![Ident::new("card")]),
             sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), headers: Vec::new() }),
             policy: Policy {

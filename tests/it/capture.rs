@@ -1,5 +1,7 @@
 //! What the SQL triggers write, and what they never break.
 
+mod truncate;
+
 use eventtrigger::{
     log::{
         AdminError,
@@ -49,10 +51,11 @@ async fn what_rolls_back_leaves_nothing_savepoints_included() {
 async fn two_triggers_on_a_table_share_one_row_and_each_has_its_bit() {
     let (database, admin) = Database::with_orders().await;
     let mut one = everything("one", orders());
-    one.on = Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), delete: false };
+    one.on = Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), ..Operations::default() };
     one.columns = Columns::Include(idents(&["status"]));
     let mut two = everything("two", orders());
-    two.on = Operations { insert: false, update: Some(Updates::Of(idents(&["total", "status"]))), delete: true };
+    two.on =
+        Operations { update: Some(Updates::Of(idents(&["total", "status"]))), delete: true, ..Operations::default() };
     two.columns = Columns::Exclude(idents(&["card"]));
     admin.install("u1", &one).await.unwrap();
     admin.install("u2", &two).await.unwrap();

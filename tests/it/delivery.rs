@@ -188,6 +188,37 @@ async fn events_of_a_key_arrive_one_at_a_time_and_in_order_though_attempts_fail(
 }
 
 #[tokio::test]
+async fn a_truncation_is_sent_after_everything_before_it_and_before_everything_after_it() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut all = trigger("all", receiver.url("/"));
+    all.on.truncate = true;
+    admin.install("u1", &all).await.unwrap();
+    // Of three keys one fails twice; the truncation itself fails twice, too.
+    receiver.reply(|hit, before| {
+        let stubborn = hit.header("ce-type").ends_with("truncate") || hit.header("ce-subject").ends_with("/2");
+        Reply::now(if stubborn && before < 2 { 503 } else { 200 })
+    });
+    database.run("INSERT INTO orders SELECT generate_series(1, 3)").await;
+    database.run("TRUNCATE orders").await;
+    database.run("INSERT INTO orders SELECT generate_series(1, 3)").await;
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    let hits = receiver.until("seven events", |hits| ids(hits).len() == 7).await;
+    let accepted: Vec<_> = hits.iter().filter(|hit| hit.status == 200).collect();
+    assert_eq!(accepted[3].header("ce-type"), "dev.eventtrigger.row.truncate");
+    assert_eq!((accepted[3].header("ce-subject"), accepted[3].header("ce-partitionkey")), ("public.orders", ""));
+    assert_eq!((&accepted[3].json()["old"], &accepted[3].json()["new"]), (&json!(null), &json!(null)));
+    let barrier = accepted[3].sequence();
+    assert!(accepted[..3].iter().all(|hit| hit.sequence() < barrier));
+    let first = hits.iter().position(|hit| hit.sequence() == barrier).unwrap();
+    assert_eq!(ids(&hits[..first]).len(), 3, "it was tried before what came before it was accepted");
+    let after = hits.iter().position(|hit| hit.sequence() > barrier).unwrap();
+    assert_eq!(ids(&hits[..after]).len(), 4, "what came after it was tried before it was accepted");
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn an_attempt_that_fails_is_repeated_with_the_same_id_until_it_works() {
     let (database, admin) = Database::with_orders().await;
     let receiver = Receiver::start().await;

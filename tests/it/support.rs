@@ -168,12 +168,12 @@ pub(crate) fn schema() -> Ident {
     Ident::new("eventlog")
 }
 
-/// All columns of all operations of a table.
+/// All columns of every change of a row of a table.
 pub(crate) fn everything(name: &str, table: TableName) -> Definition {
     Definition {
         trigger: ObjectName::new("shop", name),
         table,
-        on: Operations { insert: true, update: Some(Updates::All), delete: true },
+        on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
         columns: Columns::All,
         sink: None,
         policy: Policy::default(),
