@@ -22,8 +22,8 @@ pub use duration::Duration;
 pub use eventlog::{Connection, EventLog, EventLogSpec, EventLogStatus, LogDelivery, TablePattern, Tls, TlsMode};
 pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header};
 pub use eventtrigger::{
-    Columns, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations, TableRef,
-    Truncate, Update,
+    Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations,
+    TableRef, Truncate, Update,
 };
 pub use schema::crds;
 pub use value::{SecretKeySelector, SecretSource, UriSource, ValueSource};

@@ -6,7 +6,7 @@ use super::{Kind, TableFacts};
 use crate::{
     log::{
         Operation,
-        definition::{Columns, Definition, Updates},
+        definition::{Columns, Context, Definition, Updates},
     },
     name::{Ident, TableName},
 };
@@ -25,6 +25,8 @@ pub struct Plan {
     pub key: Vec<Ident>,
     /// Columns that enter the log.
     pub shown: Shown,
+    /// What else of the session enters the log.
+    pub context: Context,
     /// Numbers of the triggers, by position of their bit.
     pub triggers: Vec<i32>,
     /// Who wants what.
@@ -96,6 +98,7 @@ impl Plan {
             shape: facts.shape.clone(),
             key: facts.key.clone(),
             shown: shown(facts, definitions.iter().map(|(_, definition)| &definition.columns)),
+            context: context(definitions.iter().map(|(_, definition)| &definition.context)),
             triggers: definitions.iter().map(|(id, _)| *id).collect(),
             operations: Operation::ALL.into_iter().filter_map(wanted).collect(),
         }
@@ -121,6 +124,19 @@ fn when(definition: &Definition, operation: Operation, facts: &TableFacts) -> Ch
             let names: Vec<_> = names.iter().filter(|name| facts.has(name)).cloned().collect();
             if names.is_empty() { Changes::Never } else { Changes::Of(names) }
         }
+    }
+}
+
+/// The union of what is asked for; a trace is one setting among others, of which each EventTrigger may name its own.
+fn context<'a>(asked: impl Iterator<Item = &'a Context> + Clone) -> Context {
+    let mut settings: Vec<_> = asked.clone().flat_map(Context::settings).cloned().collect();
+    settings.sort();
+    settings.dedup();
+    Context {
+        role: asked.clone().any(|context| context.role),
+        application: asked.clone().any(|context| context.application),
+        settings,
+        traceparent: None,
     }
 }
 
@@ -168,6 +184,7 @@ pub(super) mod tests {
             table: facts().name,
             on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
             columns: Columns::All,
+            context: Context::default(),
             sink: None,
             policy: Policy::default(),
             suspend: false,

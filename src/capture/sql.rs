@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use super::{Changes, Level, Plan, Shown, Wanted};
 use crate::{
-    log::Operation,
+    log::{Operation, definition::Context},
     name::{Ident, Literal},
 };
 
@@ -76,7 +76,9 @@ impl Plan {
 
     fn body(&self, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) -> String {
         let op = wanted.operation.code();
-        let insert = format!("INSERT INTO {schema}.{segment} (capture, op, matched, old, new)");
+        let context = self.context(wanted, schema);
+        let (column, context) = if context.is_empty() { ("", context) } else { (", context", format!(", {context}")) };
+        let insert = format!("INSERT INTO {schema}.{segment} (capture, op, matched, old, new{column})");
         let (fast, safe) = match wanted.level {
             Level::Statement => {
                 (self.statement(wanted, schema, Path::Fast), self.statement(wanted, schema, Path::Safe))
@@ -90,7 +92,10 @@ impl Plan {
             if let Some(condition) = condition {
                 let _ = writeln!(body, "{indent}IF {condition} THEN");
             }
-            let _ = writeln!(body, "{inner}{insert}\n{inner}SELECT {capture}, '{op}', {matched}, {old}, {new}{from};");
+            let _ = writeln!(
+                body,
+                "{inner}{insert}\n{inner}SELECT {capture}, '{op}', {matched}, {old}, {new}{context}{from};"
+            );
             if condition.is_some() {
                 let _ = writeln!(body, "{indent}END IF;");
             }
@@ -107,6 +112,35 @@ impl Plan {
         }
         body.push_str("  RETURN NULL;\nEND\n");
         body
+    }
+
+    /// What is kept of the session; empty if nobody asks. For a statement it is found out once, not for each row.
+    fn context(&self, wanted: &Wanted, schema: &Ident) -> String {
+        let Context { role, application, settings, .. } = &self.context;
+        let mut parts = Vec::new();
+        if *role {
+            parts.push(format!("'role', {schema}.acting_role()"));
+        }
+        if *application {
+            parts.push(format!("'application', {schema}.setting('application_name')"));
+        }
+        if !settings.is_empty() {
+            let names = settings.iter().map(|name| Literal(name).to_string()).collect::<Vec<_>>();
+            let values = names.iter().map(|name| format!("{schema}.setting({name})")).collect::<Vec<_>>();
+            parts.push(format!(
+                "'settings', pg_catalog.json_object(ARRAY[{}]::pg_catalog.text[], ARRAY[{}])",
+                names.join(", "),
+                values.join(", ")
+            ));
+        }
+        if parts.is_empty() {
+            return String::new();
+        }
+        let object = format!("pg_catalog.json_strip_nulls(pg_catalog.json_build_object({}))", parts.join(", "));
+        match wanted.level {
+            Level::Row => object,
+            Level::Statement => format!("(SELECT {object})"),
+        }
     }
 
     fn statement(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
@@ -230,7 +264,7 @@ fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
 }
 
 fn array(names: &[Ident]) -> String {
-    format!("ARRAY[{}]::text[]", list(names, |name| Literal(name.as_str()).to_string()))
+    format!("ARRAY[{}]::pg_catalog.text[]", list(names, |name| Literal(name.as_str()).to_string()))
 }
 
 fn pick(schema: &Ident, row: &str, names: &[Ident]) -> String {
@@ -281,6 +315,17 @@ mod tests {
             truncate: false,
         };
         two.columns = Columns::Exclude(idents(&["card"]));
+        insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
+    }
+
+    #[test]
+    fn two_triggers_that_ask_who_it_was() {
+        let (mut one, mut two) = (definition(1), definition(2));
+        one.on.update = None;
+        let traceparent = Some("app.trace".to_owned());
+        one.context = Context { role: true, traceparent, ..Context::default() };
+        let settings = ["app.user", "app.trace"].map(str::to_owned).to_vec();
+        two.context = Context { application: true, settings, ..Context::default() };
         insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
     }
 

@@ -70,6 +70,8 @@ pub struct Event {
     pub old: Option<String>,
     /// The row after, as JSON text; `None` for a delete or a truncation.
     pub new: Option<String>,
+    /// Who made the change, as far as an EventTrigger of the table asks; JSON text.
+    pub context: Option<String>,
 }
 
 /// A bit string, as PostgreSQL's `varbit`.

@@ -101,6 +101,8 @@ pub struct DeadLetter {
     pub old: Option<String>,
     /// See `old`.
     pub new: Option<String>,
+    /// See `old`.
+    pub context: Option<String>,
 }
 
 /// What may go wrong between a worker and the log.
@@ -318,9 +320,10 @@ impl Worker {
         let errors: Vec<&str> = dead.iter().map(|letter| letter.error.as_str()).collect();
         let old: Vec<Option<&str>> = dead.iter().map(|letter| letter.old.as_deref()).collect();
         let new: Vec<Option<&str>> = dead.iter().map(|letter| letter.new.as_deref()).collect();
-        let letters: [&(dyn ToSql + Sync); 7] = [&of, &events, &attempts, &status, &errors, &old, &new];
+        let context: Vec<Option<&str>> = dead.iter().map(|letter| letter.context.as_deref()).collect();
+        let letters: [&(dyn ToSql + Sync); 8] = [&of, &events, &attempts, &status, &errors, &old, &new, &context];
         let parameters: Vec<&(dyn ToSql + Sync)> = commit.iter().chain(&letters).copied().collect();
-        debug_assert_eq!(parameters.len(), 13, "of lease {}", lease.epoch);
+        debug_assert_eq!(parameters.len(), 14, "of lease {}", lease.epoch);
         Ok(self.client.query_one(&self.statements.bury, &parameters).await.map_err(failed)?.get(0))
     }
 
@@ -410,6 +413,7 @@ fn event(row: &Row) -> Result<Event, WorkerError> {
         matched: row.get::<_, VarBit>(5).0,
         old: row.get::<_, Option<Json>>(6).map(|json| json.0),
         new: row.get::<_, Option<Json>>(7).map(|json| json.0),
+        context: row.get::<_, Option<Json>>(8).map(|json| json.0),
     })
 }
 
@@ -446,12 +450,13 @@ impl FromSql<'_> for VarBit {
     }
 }
 
-/// `json` as it was stored: its own text, byte for byte.
+/// `json` as it was stored: its own text, byte for byte. A setting that came with the connection is the one thing that
+/// PostgreSQL does not check for its encoding: what is not UTF-8 in it is replaced, and nothing stands still for it.
 struct Json(String);
 
 impl FromSql<'_> for Json {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
-        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
     }
 
     fn accepts(ty: &Type) -> bool {

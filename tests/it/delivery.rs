@@ -10,7 +10,7 @@ use eventtrigger::{
     delivery::{self, Config, Metrics, Monitor, Options, Phase, Progress},
     log::{
         Definition,
-        definition::{Columns, Header, HeaderValue, Policy, SecretName, Sink},
+        definition::{Columns, Context, Header, HeaderValue, Policy, SecretName, Sink},
     },
     name::{Ident, ObjectName},
 };
@@ -184,6 +184,40 @@ async fn events_of_a_key_arrive_one_at_a_time_and_in_order_though_attempts_fail(
             assert!(before.is_none_or(|before| before < hit.sequence()), "order of {key}");
         }
     }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn who_made_a_change_and_in_which_trace_is_told_to_who_asked() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut one = trigger("one", receiver.url("/one"));
+    one.context = Context { role: true, traceparent: Some("app.trace".to_owned()), ..Context::default() };
+    admin.install("u1", &one).await.unwrap();
+    let mut two = trigger("two", receiver.url("/two"));
+    two.context = Context { application: true, settings: vec!["app.user".to_owned()], ..Context::default() };
+    admin.install("u2", &two).await.unwrap();
+    admin.install("u3", &trigger("three", receiver.url("/three"))).await.unwrap();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    database
+        .run(&format!(
+            "SET application_name = 'shop'; SET app.\"user\" = '7'; SET app.trace = '{trace}'; INSERT INTO orders VALUES (1)"
+        ))
+        .await;
+    database.run("SET app.trace = 'not a trace'; DELETE FROM orders").await;
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    let hits = receiver.until("six events", |hits| hits.len() == 6).await;
+    let told = |path: &str| {
+        let told = |hit: &Hit| (hit.json()["actor"].clone(), hit.header("traceparent").to_owned());
+        hits.iter().filter(|hit| hit.path == path).map(told).collect::<Vec<_>>()
+    };
+    let role = json!({"role": database.config.user});
+    assert_eq!(told("/one"), [(role.clone(), trace.to_owned()), (role, String::new())]);
+    let application = json!({"application": "shop", "settings": {"app.user": "7"}});
+    assert_eq!(told("/two"), [(application.clone(), String::new()), (application, String::new())]);
+    assert_eq!(told("/three"), [(json!(null), String::new()), (json!(null), String::new())]);
+    assert_eq!(hits.iter().filter(|hit| hit.header("ce-traceparent") == trace).count(), 1);
     worker.stop().await;
 }
 

@@ -10,7 +10,7 @@ use std::{
 use eventtrigger::{
     log::{
         Admin, ConnectConfig, Definition, Owner, Worker,
-        definition::{Columns, Operations, Policy, Updates},
+        definition::{Columns, Context, Operations, Policy, Updates},
     },
     name::{Ident, ObjectName, TableName},
     standalone::embedded::{Embedded, Major, Options},
@@ -175,6 +175,7 @@ pub(crate) fn everything(name: &str, table: TableName) -> Definition {
         table,
         on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
         columns: Columns::All,
+        context: Context::default(),
         sink: None,
         policy: Policy::default(),
         suspend: false,

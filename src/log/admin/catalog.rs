@@ -1,11 +1,11 @@
 //! What the catalog and the log's schema hold, read into the types of [`crate::capture`].
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{Transaction, error::SqlState};
 
 use super::{Admin, AdminError, CaptureState, failed};
 use crate::{
     capture::{Column, Kind, Problem, TableFacts, not_found},
-    log::Definition,
+    log::{Definition, explain},
     name::{Ident, ObjectName, TableName},
 };
 
@@ -75,6 +75,28 @@ impl Admin {
             in_hierarchy: row.get(4),
             has_row_triggers: row.get(5),
             shape: row.get(6),
+        })
+    }
+
+    /// Whether this role may read the settings that a definition names: some of extensions are for superusers only, and
+    /// the capture function that asked for one would fail.
+    pub(super) async fn may_read(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+    ) -> Result<(), AdminError> {
+        let names: Vec<&str> = definition.context.settings().map(String::as_str).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let read = "SELECT pg_catalog.current_setting(name, true) FROM pg_catalog.unnest($1::text[]) AS s (name)";
+        let outcome = transaction.query(read, &[&names]).await;
+        outcome.map(drop).map_err(|source| match source.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => AdminError::NotPermitted(format!(
+                "spec.context: a setting is not for every role to read: {}; name settings of the application's own",
+                explain(&source)
+            )),
+            _ => failed("read the settings of spec.context", &definition.table.plain(), source),
         })
     }
 

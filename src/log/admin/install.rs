@@ -63,6 +63,7 @@ impl Admin {
         let transaction = self.begin(client).await?;
         let facts = self.facts(&transaction, table).await?;
         validate(definition, &facts).map_err(AdminError::Invalid)?;
+        self.may_read(&transaction, definition).await?;
         let written = self.write(&transaction, uid, definition).await?;
         let definitions = self.definitions(&transaction, table).await?;
         let installed = self.bring(&transaction, &facts, &definitions, &mut Mode::Run).await?;

@@ -81,6 +81,7 @@ impl Admin {
         let mut definitions = self.definitions(transaction, table).await?;
         for definition in wanted {
             validate(definition, &facts).map_err(|problem| of(definition, AdminError::Invalid(problem)))?;
+            self.may_read(transaction, definition).await.map_err(|source| of(definition, source))?;
             let next = definitions.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
             match definitions.iter_mut().find(|(_, there)| there.trigger == definition.trigger) {
                 Some((_, there)) => there.clone_from(definition),

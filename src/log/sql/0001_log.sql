@@ -13,12 +13,14 @@ CREATE TABLE :schema.event (
     op "char" NOT NULL,
     matched varbit NOT NULL,
     old json,
-    new json
+    new json,
+    context json
 );
 COMMENT ON TABLE :schema.event IS 'eventtrigger: one row for one change of one row; immutable; its segments inherit from it';
 COMMENT ON COLUMN :schema.event.id IS 'ascending for one row of a table';
 COMMENT ON COLUMN :schema.event.txid IS 'the top-level transaction that made the change';
 COMMENT ON COLUMN :schema.event.matched IS 'which EventTriggers want it: a bit for each entry of capture.triggers';
+COMMENT ON COLUMN :schema.event.context IS 'who made the change, as far as an EventTrigger of the table asks';
 
 -- Autovacuum has nothing to do in a table that is only appended to, except freezing, which it does all the same.
 CREATE TABLE :schema.event_1 () INHERITS (:schema.event) WITH (autovacuum_enabled = off);
@@ -103,6 +105,7 @@ CREATE TABLE :schema.dead_letter (
     error text NOT NULL,
     old json,
     new json,
+    context json,
     at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (trigger_namespace, trigger_name, event_id)
 );
@@ -132,8 +135,22 @@ CREATE FUNCTION :schema.pick(whole json, names text[]) RETURNS json LANGUAGE sql
 $$;
 -- A column that is not there any more counts as changed: rather an event too many.
 CREATE FUNCTION :schema.differ(a json, b json, names text[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
-    SELECT pg_catalog.bool_or(coalesce((a OPERATOR(pg_catalog.->) n)::text OPERATOR(pg_catalog.<>) (b OPERATOR(pg_catalog.->) n)::text, true))
+    SELECT pg_catalog.bool_or(coalesce((a OPERATOR(pg_catalog.->) n)::pg_catalog.text OPERATOR(pg_catalog.<>) (b OPERATOR(pg_catalog.->) n)::pg_catalog.text, true))
     FROM pg_catalog.unnest(names) AS n
+$$;
+
+-- The value of a setting; NULL without one (also what SET LOCAL has left behind is empty), or with one too long to be an
+-- identity or a trace. Inlined where it is called.
+CREATE FUNCTION :schema.setting(name text) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting(name, true)) OPERATOR(pg_catalog.>) 0
+             AND pg_catalog.octet_length(pg_catalog.current_setting(name, true)) OPERATOR(pg_catalog.<=) 8192
+        THEN pg_catalog.current_setting(name, true) END
+$$;
+-- The role that the application acts as. Inside SECURITY DEFINER, current_user is the function's owner; the setting "role"
+-- stays what SET ROLE made it, and "none" without that or after SET SESSION AUTHORIZATION. Inlined where it is called.
+CREATE FUNCTION :schema.acting_role() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
+        THEN pg_catalog.current_setting('role') ELSE session_user::pg_catalog.text END
 $$;
 
 -- What the catalog holds of a table's capture, as a fingerprint: its columns, our SQL triggers on it and their functions.
