@@ -44,6 +44,11 @@ pub struct EventTriggerSpec {
     /// What an event shows of who made the change, beside the row. Default: nothing, which costs nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Context>,
+    /// Whether changes that are themselves copies of changes elsewhere make events: those that a subscription of logical
+    /// replication applies, and all others made while `session_replication_role` is `replica`. It needs the ownership of
+    /// the table, not only the right to put triggers on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub capture_replicated: bool,
     /// Where the events go.
     pub sink: Destination,
     /// How often and how patiently an event is sent; laid over the EventSink's, field by field.

@@ -19,8 +19,23 @@ pub struct TableFacts {
     pub in_hierarchy: bool,
     /// Whether other triggers run after each row.
     pub has_row_triggers: bool,
+    /// What the log's role may do with it.
+    pub rights: Rights,
     /// Fingerprint of the columns, as the log's function `shape` gives it.
     pub shape: String,
+}
+
+/// What a role may do with a table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rights {
+    /// The role.
+    pub role: Ident,
+    /// Whether it may put SQL triggers on the table.
+    pub trigger: bool,
+    /// The table's owner.
+    pub owner: Ident,
+    /// Whether the role counts as the owner: only that may decide whether a SQL trigger fires for replicated changes.
+    pub owns: bool,
 }
 
 /// What kind of relation a name stands for.

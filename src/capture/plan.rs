@@ -51,6 +51,34 @@ pub struct Wanted {
     pub level: Level,
     /// Who wants it, by position of the bit: never, always, or only when something changed.
     pub when: Vec<Changes>,
+    /// The same for replicated changes; `None` if nobody wants those, and the SQL trigger does not fire for them.
+    pub replicated: Option<Vec<Changes>>,
+}
+
+impl Wanted {
+    /// For whose changes the SQL trigger fires.
+    pub fn firing(&self) -> Firing {
+        if self.replicated.is_some() { Firing::Always } else { Firing::Origin }
+    }
+}
+
+/// For whose changes a SQL trigger fires.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Firing {
+    /// For those that are made here, not for replicated ones.
+    Origin,
+    /// For both.
+    Always,
+}
+
+impl Firing {
+    /// As `pg_trigger.tgenabled` has it.
+    pub fn code(self) -> char {
+        match self {
+            Self::Origin => 'O',
+            Self::Always => 'A',
+        }
+    }
 }
 
 /// When a trigger wants an operation.
@@ -71,7 +99,7 @@ pub enum Level {
     Statement,
     /// For each row. For updates, because pairing old and new rows costs more than it saves; for partitions, because only
     /// row triggers are cloned to them; beside other row triggers, because those run first, and what they write to the
-    /// same row must not enter the log before this change.
+    /// same row must not enter the log before this change; for replicated changes, because logical replication fires no others.
     Row,
 }
 
@@ -84,13 +112,24 @@ impl Plan {
         let by_row = facts.kind == Kind::Partitioned || facts.in_hierarchy || facts.has_row_triggers;
         let wanted = |operation: Operation| {
             let when: Vec<_> = definitions.iter().map(|(_, definition)| when(definition, operation, facts)).collect();
+            let replicated: Vec<_> = definitions
+                .iter()
+                .zip(&when)
+                .map(|((_, definition), changes)| if definition.replicated { changes.clone() } else { Changes::Never })
+                .collect();
+            let replicated = replicated.iter().any(|changes| *changes != Changes::Never).then_some(replicated);
             let level = match operation {
                 Operation::Truncate => Level::Statement,
                 Operation::Update => Level::Row,
-                Operation::Insert | Operation::Delete if by_row => Level::Row,
+                Operation::Insert | Operation::Delete if by_row || replicated.is_some() => Level::Row,
                 Operation::Insert | Operation::Delete => Level::Statement,
             };
-            when.iter().any(|changes| *changes != Changes::Never).then_some(Wanted { operation, level, when })
+            when.iter().any(|changes| *changes != Changes::Never).then_some(Wanted {
+                operation,
+                level,
+                when,
+                replicated,
+            })
         };
         Self {
             table: facts.name.clone(),
@@ -160,7 +199,7 @@ fn shown<'a>(facts: &TableFacts, columns: impl Iterator<Item = &'a Columns>) -> 
 pub(super) mod tests {
     use super::*;
     use crate::{
-        capture::Column,
+        capture::{Column, Rights},
         log::definition::{Operations, Policy},
         name::ObjectName,
     };
@@ -174,6 +213,7 @@ pub(super) mod tests {
             key: vec![Ident::new("id")],
             in_hierarchy: false,
             has_row_triggers: false,
+            rights: Rights { role: Ident::new("log"), trigger: true, owner: Ident::new("app"), owns: false },
             shape: "5ha9e".to_owned(),
         }
     }
@@ -185,6 +225,7 @@ pub(super) mod tests {
             on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
             columns: Columns::All,
             context: Context::default(),
+            replicated: false,
             sink: None,
             policy: Policy::default(),
             suspend: false,
@@ -215,8 +256,8 @@ pub(super) mod tests {
             truncate: false,
         };
         let plan = Plan::new(&facts(), [(7, &one)]);
-        let wanted =
-            Wanted { operation: Operation::Update, level: Level::Row, when: vec![Changes::Of(idents(&["status"]))] };
+        let when = vec![Changes::Of(idents(&["status"]))];
+        let wanted = Wanted { operation: Operation::Update, level: Level::Row, when, replicated: None };
         assert_eq!((plan.operations, plan.triggers), (vec![wanted], vec![7]));
     }
 
@@ -230,6 +271,20 @@ pub(super) mod tests {
         assert_eq!(levels(&TableFacts { kind: Kind::Partitioned, ..facts() }), [Level::Row; 3]);
         assert_eq!(levels(&TableFacts { in_hierarchy: true, ..facts() }), [Level::Row; 3]);
         assert_eq!(levels(&TableFacts { has_row_triggers: true, ..facts() }), [Level::Row; 3]);
+    }
+
+    #[test]
+    fn who_does_not_want_replicated_changes_is_never_matched_by_one() {
+        let (one, mut two) = (definition(1), definition(2));
+        two.replicated = true;
+        two.on.delete = false;
+        let plan = Plan::new(&facts(), [(1, &one), (2, &two)]);
+        let [insert, update, delete] = &plan.operations[..] else { panic!("{plan:?}") };
+        for wanted in [insert, update] {
+            assert_eq!((wanted.level, wanted.firing()), (Level::Row, Firing::Always));
+            assert_eq!(wanted.replicated, Some(vec![Changes::Never, Changes::Any]));
+        }
+        assert_eq!((delete.level, delete.firing(), &delete.replicated), (Level::Statement, Firing::Origin, &None));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Changes, Level, Plan, Shown, Wanted};
+use super::{Changes, Firing, Level, Plan, Shown, Wanted};
 use crate::{
     log::{Operation, definition::Context},
     name::{Ident, Literal},
@@ -18,8 +18,21 @@ use crate::{
 pub struct Install {
     /// `CREATE OR REPLACE FUNCTION …` and its comment and rights; takes no lock on the table.
     pub functions: Vec<String>,
-    /// For each SQL trigger: its name, and `CREATE OR REPLACE TRIGGER …`, which blocks writers while it waits and runs.
-    pub triggers: Vec<(Ident, String)>,
+    /// The SQL triggers.
+    pub triggers: Vec<SqlTrigger>,
+}
+
+/// A SQL trigger, and what makes it. Both statements block writers while they wait and run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SqlTrigger {
+    /// Its name.
+    pub name: Ident,
+    /// For whose changes it fires.
+    pub firing: Firing,
+    /// `CREATE OR REPLACE TRIGGER …`, after which it fires for [`Firing::Origin`].
+    pub create: String,
+    /// `ALTER TABLE … ENABLE ALWAYS TRIGGER …`, if it is to fire always; only the table's owner may.
+    pub enable: Option<String>,
 }
 
 /// Name of the SQL trigger of an operation. Triggers of one kind run in order of name: the zeros put ours before those
@@ -69,12 +82,34 @@ impl Plan {
                 "CREATE OR REPLACE TRIGGER {name} AFTER {} ON {}{referencing} FOR EACH {level} EXECUTE FUNCTION {schema}.{function}()",
                 wanted.operation, self.table
             );
-            install.triggers.push((name, trigger));
+            let firing = wanted.firing();
+            let enable =
+                (firing == Firing::Always).then(|| format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {name}", self.table));
+            install.triggers.push(SqlTrigger { name, firing, create: trigger, enable });
         }
         install
     }
 
     fn body(&self, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) -> String {
+        let mut body = String::from("BEGIN\n");
+        match &wanted.replicated {
+            Some(replicated) if *replicated != wanted.when => {
+                // The condition of PostgreSQL's own `ENABLE TRIGGER`.
+                body.push_str("  IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica' THEN\n");
+                let replicated = Wanted { when: replicated.clone(), ..wanted.clone() };
+                self.ways(&mut body, "    ", &replicated, schema, segment, capture);
+                body.push_str("  ELSE\n");
+                self.ways(&mut body, "    ", wanted, schema, segment, capture);
+                body.push_str("  END IF;\n");
+            }
+            _ => self.ways(&mut body, "  ", wanted, schema, segment, capture),
+        }
+        body.push_str("  RETURN NULL;\nEND\n");
+        body
+    }
+
+    /// The fast way and the one that cannot fail, with what decides between them; only one if they are the same.
+    fn ways(&self, body: &mut String, indent: &str, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) {
         let op = wanted.operation.code();
         let context = self.context(wanted, schema);
         let (column, context) = if context.is_empty() { ("", context) } else { (", context", format!(", {context}")) };
@@ -85,7 +120,6 @@ impl Plan {
             }
             Level::Row => (self.row(wanted, schema, Path::Fast), self.row(wanted, schema, Path::Safe)),
         };
-        let mut body = String::from("BEGIN\n");
         let write = |body: &mut String, indent: &str, part: &Part| {
             let Part { condition, matched, old, new, from } = part;
             let inner = if condition.is_some() { format!("{indent}  ") } else { indent.to_owned() };
@@ -101,17 +135,15 @@ impl Plan {
             }
         };
         if fast == safe {
-            write(&mut body, "  ", &fast);
+            write(body, indent, &fast);
         } else {
-            let oid = self.oid;
-            let _ = writeln!(body, "  IF {schema}.shape_is('{oid}'::pg_catalog.regclass, '{}') THEN", self.shape);
-            write(&mut body, "    ", &fast);
-            body.push_str("  ELSE\n");
-            write(&mut body, "    ", &safe);
-            body.push_str("  END IF;\n");
+            let (oid, inner) = (self.oid, format!("{indent}  "));
+            let _ = writeln!(body, "{indent}IF {schema}.shape_is('{oid}'::pg_catalog.regclass, '{}') THEN", self.shape);
+            write(body, &inner, &fast);
+            let _ = writeln!(body, "{indent}ELSE");
+            write(body, &inner, &safe);
+            let _ = writeln!(body, "{indent}END IF;");
         }
-        body.push_str("  RETURN NULL;\nEND\n");
-        body
     }
 
     /// What is kept of the session; empty if nobody asks. For a statement it is found out once, not for each row.
@@ -294,7 +326,8 @@ mod tests {
 
     fn script(plan: &Plan) -> String {
         let Install { functions, triggers } = plan.sql(&Ident::new("eventlog"), &Ident::new("event_1"), 7);
-        functions.into_iter().chain(triggers.into_iter().map(|(_, sql)| sql)).map(|sql| sql + ";\n").collect()
+        let triggers = triggers.into_iter().flat_map(|trigger| [Some(trigger.create), trigger.enable]).flatten();
+        functions.into_iter().chain(triggers).map(|sql| sql + ";\n").collect()
     }
 
     #[test]
@@ -326,6 +359,15 @@ mod tests {
         one.context = Context { role: true, traceparent, ..Context::default() };
         let settings = ["app.user", "app.trace"].map(str::to_owned).to_vec();
         two.context = Context { application: true, settings, ..Context::default() };
+        insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
+    }
+
+    #[test]
+    fn one_of_two_triggers_wants_replicated_changes() {
+        let (mut one, mut two) = (definition(1), definition(2));
+        one.on = Operations { update: Some(Updates::Of(idents(&["status"]))), ..Operations::default() };
+        two.on = Operations { update: Some(Updates::All), truncate: true, ..Operations::default() };
+        two.replicated = true;
         insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
     }
 

@@ -171,6 +171,7 @@ pub(super) mod tests {
             on: Operations::default(),
             columns: Columns::All,
             context: Context::default(),
+            replicated: false,
             sink: Some(Sink { url: url.to_owned(), headers }),
             policy: Policy::default(),
             suspend: false,

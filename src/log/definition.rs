@@ -24,6 +24,8 @@ pub struct Definition {
     pub columns: Columns,
     /// What of its circumstances an event shows.
     pub context: Context,
+    /// Whether replicated changes make events, too.
+    pub replicated: bool,
     /// Where events go; `None` while it cannot be told: events are kept, and wait.
     pub sink: Option<Sink>,
     /// How often and how patiently.

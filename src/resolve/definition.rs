@@ -23,8 +23,18 @@ pub struct Resolved {
 /// What `trigger` wants. Whether its EventLog allows the table is for [`super::table_allowed`].
 pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Result<Resolved, LookupError> {
     let namespace = trigger.namespace().unwrap_or_default();
-    let EventTriggerSpec { event_log_ref: _, table, on, columns, context, sink, delivery, suspend, reclaim_policy: _ } =
-        &trigger.spec;
+    let EventTriggerSpec {
+        event_log_ref: _,
+        table,
+        on,
+        columns,
+        context,
+        capture_replicated,
+        sink,
+        delivery,
+        suspend,
+        reclaim_policy: _,
+    } = &trigger.spec;
     let own = delivery.clone().unwrap_or_default();
     let (sink, delivery, secrets, outcome) = match sink::destination(sink, &namespace, objects).await? {
         Ok(target) => (Some(target.sink), own.over(&target.delivery), target.secrets, Ok(())),
@@ -36,6 +46,7 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         on: operations(on),
         columns: columns.as_ref().map_or(Columns::All, shown),
         context: context.as_ref().map(asked).unwrap_or_default(),
+        replicated: *capture_replicated,
         sink,
         policy: Policy::from_api(&delivery),
         suspend: *suspend,
@@ -105,7 +116,7 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
     async fn a_trigger_is_laid_over_its_sink_and_that_over_the_defaults() {
         let trigger = trigger(
             "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}, truncate: {}}, columns: {exclude: [card]}, \
-             context: {role: true, settings: [app.user], traceparent: app.trace}, sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
+             context: {role: true, settings: [app.user], traceparent: app.trace}, captureReplicated: true, sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
         );
         let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
         let expected = Definition {
@@ -124,6 +135,7 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
                 settings: vec!["app.user".to_owned()],
                 traceparent: Some("app.trace".to_owned()),
             },
+            replicated: true,
             sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), headers: Vec::new() }),
             policy: Policy {
                 retry: 5,

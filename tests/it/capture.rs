@@ -1,6 +1,7 @@
 //! What the SQL triggers write, and what they never break.
 
 mod context;
+mod replicated;
 mod truncate;
 
 use eventtrigger::{

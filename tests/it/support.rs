@@ -176,6 +176,7 @@ pub(crate) fn everything(name: &str, table: TableName) -> Definition {
         on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
         columns: Columns::All,
         context: Context::default(),
+        replicated: false,
         sink: None,
         policy: Policy::default(),
         suspend: false,

@@ -4,7 +4,7 @@ use tokio_postgres::{Transaction, error::SqlState};
 
 use super::{Admin, AdminError, CaptureState, failed};
 use crate::{
-    capture::{Column, Kind, Problem, TableFacts, not_found},
+    capture::{Column, Kind, Problem, Rights, TableFacts, not_found},
     log::{Definition, explain},
     name::{Ident, ObjectName, TableName},
 };
@@ -32,7 +32,7 @@ impl Admin {
         Ok(rows.into_iter().map(state).collect())
     }
 
-    /// Facts of a table that this role may put SQL triggers on.
+    /// Facts of a table.
     pub(super) async fn facts(
         &self,
         transaction: &Transaction<'_>,
@@ -58,14 +58,8 @@ impl Admin {
             _ => Kind::Other,
         };
         let idents = |names: Vec<String>| names.into_iter().map(Ident::new).collect::<Vec<_>>();
-        let (may, role): (bool, String) = (row.get(7), row.get(8));
-        if !may && matches!(kind, Kind::Table | Kind::Partitioned) {
-            let role = Ident::new(role);
-            return Err(AdminError::NotPermitted(format!(
-                "role {role} may not put triggers on table {}; run: GRANT TRIGGER ON {table} TO {role}",
-                table.plain()
-            )));
-        }
+        let ident = |column| Ident::new(row.get::<_, String>(column));
+        let rights = Rights { role: ident(8), trigger: row.get(7), owner: ident(9), owns: row.get(10) };
         Ok(TableFacts {
             name: table.clone(),
             oid: row.get(0),
@@ -74,6 +68,7 @@ impl Admin {
             key: idents(row.get(3)),
             in_hierarchy: row.get(4),
             has_row_triggers: row.get(5),
+            rights,
             shape: row.get(6),
         })
     }

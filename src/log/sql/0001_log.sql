@@ -166,6 +166,13 @@ CREATE FUNCTION :schema.state(relation oid) RETURNS text LANGUAGE sql STABLE AS 
         SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
         WHERE t.tgrelid OPERATOR(pg_catalog.=) relation AND NOT t.tgisinternal
           AND p.pronamespace OPERATOR(pg_catalog.<>) ':schema'::pg_catalog.regnamespace::pg_catalog.oid
+    ), (
+        -- A SQL trigger that was disabled on a partition only.
+        SELECT pg_catalog.count(*) FROM pg_catalog.pg_partition_tree(relation::pg_catalog.regclass) AS p
+        JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) p.relid
+        JOIN pg_catalog.pg_trigger AS ours ON ours.tgrelid OPERATOR(pg_catalog.=) relation
+            AND ours.tgfoid OPERATOR(pg_catalog.=) t.tgfoid AND ours.tgenabled OPERATOR(pg_catalog.<>) t.tgenabled
+        WHERE c.relkind OPERATOR(pg_catalog.=) 'p'
     ), c.relhassubclass, c.relispartition))
     FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) relation
 $$;

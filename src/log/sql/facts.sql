@@ -19,6 +19,9 @@ SELECT c.oid,
               AND p.pronamespace <> ':schema'::pg_catalog.regnamespace),
     :schema.shape(c.oid),
     pg_catalog.has_table_privilege(c.oid, 'TRIGGER'),
-    current_user::text
+    current_user::text,
+    pg_catalog.pg_get_userbyid(c.relowner)::text,
+    -- As ALTER TABLE decides it.
+    pg_catalog.pg_has_role(c.relowner, 'USAGE')
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
