@@ -64,6 +64,23 @@ pub enum Kind {
 pub struct Column {
     /// Its name.
     pub name: Ident,
+    /// How long its values may be.
+    pub size: Size,
+}
+
+/// How long the values of a column may be, and how that is found out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Size {
+    /// Not long: a number, a time, `varchar(100)`.
+    Limited,
+    /// `text`, `bytea`, and `varchar` without a limit or with a large one.
+    Text,
+    /// `json`, `xml`.
+    Json,
+    /// `jsonb`.
+    Jsonb,
+    /// Arrays and all other types without a limit.
+    Other,
 }
 
 impl TableFacts {

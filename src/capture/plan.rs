@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Kind, TableFacts};
+use super::{Column, Kind, Long, Size, TableFacts};
 use crate::{
     log::{
         Operation,
@@ -25,6 +25,8 @@ pub struct Plan {
     pub key: Vec<Ident>,
     /// Columns that enter the log.
     pub shown: Shown,
+    /// Columns that may be too long for the log; `None` if there are none.
+    pub long: Option<Long>,
     /// What else of the session enters the log.
     pub context: Context,
     /// Numbers of the triggers, by position of their bit.
@@ -131,12 +133,14 @@ impl Plan {
                 replicated,
             })
         };
+        let shown = shown(facts, definitions.iter().map(|(_, definition)| &definition.columns));
         Self {
+            long: long(facts, &shown),
             table: facts.name.clone(),
             oid: facts.oid,
             shape: facts.shape.clone(),
             key: facts.key.clone(),
-            shown: shown(facts, definitions.iter().map(|(_, definition)| &definition.columns)),
+            shown,
             context: context(definitions.iter().map(|(_, definition)| &definition.context)),
             triggers: definitions.iter().map(|(id, _)| *id).collect(),
             operations: Operation::ALL.into_iter().filter_map(wanted).collect(),
@@ -164,6 +168,18 @@ fn when(definition: &Definition, operation: Operation, facts: &TableFacts) -> Ch
             if names.is_empty() { Changes::Never } else { Changes::Of(names) }
         }
     }
+}
+
+fn long(facts: &TableFacts, shown: &Shown) -> Option<Long> {
+    let enters = |column: &&Column| match shown {
+        Shown::All => true,
+        Shown::Only(names) => names.contains(&column.name),
+    };
+    let columns: Vec<_> = facts.columns.iter().filter(enters).collect();
+    let unlimited = columns.iter().filter(|column| column.size != Size::Limited);
+    let unlimited: Vec<_> = unlimited.map(|column| (column.name.clone(), column.size)).collect();
+    let shown = columns.iter().map(|column| column.name.clone()).collect();
+    (!unlimited.is_empty()).then_some(Long { shown, unlimited })
 }
 
 /// The union of what is asked for; a trace is one setting among others, of which each EventTrigger may name its own.
@@ -199,7 +215,7 @@ fn shown<'a>(facts: &TableFacts, columns: impl Iterator<Item = &'a Columns>) -> 
 pub(super) mod tests {
     use super::*;
     use crate::{
-        capture::{Column, Rights},
+        capture::Rights,
         log::definition::{Operations, Policy},
         name::ObjectName,
     };
@@ -209,7 +225,9 @@ pub(super) mod tests {
             name: TableName::new("public", "orders"),
             oid: 16390,
             kind: Kind::Table,
-            columns: ["id", "status", "total", "card"].map(|name| Column { name: Ident::new(name) }).into(),
+            columns: ["id", "status", "total", "card"]
+                .map(|name| Column { name: Ident::new(name), size: Size::Limited })
+                .into(),
             key: vec![Ident::new("id")],
             in_hierarchy: false,
             has_row_triggers: false,

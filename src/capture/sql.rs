@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Changes, Firing, Level, Plan, Shown, Wanted};
+use super::{Changes, Firing, Level, Plan, Shown, Wanted, long};
 use crate::{
     log::{Operation, definition::Context},
     name::{Ident, Literal},
@@ -111,43 +111,50 @@ impl Plan {
     /// The fast way and the one that cannot fail, with what decides between them; only one if they are the same.
     fn ways(&self, body: &mut String, indent: &str, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) {
         let op = wanted.operation.code();
-        let context = self.context(wanted, schema);
-        let (column, context) = if context.is_empty() { ("", context) } else { (", context", format!(", {context}")) };
-        let insert = format!("INSERT INTO {schema}.{segment} (capture, op, matched, old, new{column})");
         let (fast, safe) = match wanted.level {
             Level::Statement => {
                 (self.statement(wanted, schema, Path::Fast), self.statement(wanted, schema, Path::Safe))
             }
             Level::Row => (self.row(wanted, schema, Path::Fast), self.row(wanted, schema, Path::Safe)),
         };
-        let write = |body: &mut String, indent: &str, part: &Part| {
-            let Part { condition, matched, old, new, from } = part;
-            let inner = if condition.is_some() { format!("{indent}  ") } else { indent.to_owned() };
-            if let Some(condition) = condition {
-                let _ = writeln!(body, "{indent}IF {condition} THEN");
-            }
-            let _ = writeln!(
-                body,
-                "{inner}{insert}\n{inner}SELECT {capture}, '{op}', {matched}, {old}, {new}{context}{from};"
-            );
-            if condition.is_some() {
-                let _ = writeln!(body, "{indent}END IF;");
+        let insert = |indent: &str, matched: &str, Image { old, new, context, from }: &Image| {
+            let (column, context) =
+                if context.is_empty() { ("", String::new()) } else { (", context", format!(", {context}")) };
+            format!(
+                "{indent}INSERT INTO {schema}.{segment} (capture, op, matched, old, new{column})\n\
+                 {indent}SELECT {capture}, '{op}', {matched}, {old}, {new}{context}{from};\n"
+            )
+        };
+        let part = |indent: &str, Part { condition, matched, image, long }: &Part| {
+            let write = |indent: &str| match long {
+                None => insert(indent, matched, image),
+                Some((may_be, bounded)) => {
+                    let inner = format!("{indent}  ");
+                    let (long, usual) = (insert(&inner, matched, bounded), insert(&inner, matched, image));
+                    format!("{indent}IF {may_be} THEN\n{long}{indent}ELSE\n{usual}{indent}END IF;\n")
+                }
+            };
+            match condition {
+                None => write(indent),
+                Some(condition) => {
+                    format!("{indent}IF {condition} THEN\n{}{indent}END IF;\n", write(&format!("{indent}  ")))
+                }
             }
         };
         if fast == safe {
-            write(body, indent, &fast);
+            body.push_str(&part(indent, &fast));
         } else {
             let (oid, inner) = (self.oid, format!("{indent}  "));
             let _ = writeln!(body, "{indent}IF {schema}.shape_is('{oid}'::pg_catalog.regclass, '{}') THEN", self.shape);
-            write(body, &inner, &fast);
+            body.push_str(&part(&inner, &fast));
             let _ = writeln!(body, "{indent}ELSE");
-            write(body, &inner, &safe);
+            body.push_str(&part(&inner, &safe));
             let _ = writeln!(body, "{indent}END IF;");
         }
     }
 
-    /// What is kept of the session; empty if nobody asks. For a statement it is found out once, not for each row.
-    fn context(&self, wanted: &Wanted, schema: &Ident) -> String {
+    /// What is kept of the session, and the names of `omitted` columns; empty if there is nothing to keep.
+    fn context(&self, schema: &Ident, omitted: Option<&str>) -> String {
         let Context { role, application, settings, .. } = &self.context;
         let mut parts = Vec::new();
         if *role {
@@ -165,50 +172,65 @@ impl Plan {
                 values.join(", ")
             ));
         }
+        if let Some(omitted) = omitted {
+            parts.push(format!("'omitted', {omitted}"));
+        }
         if parts.is_empty() {
             return String::new();
         }
-        let object = format!("pg_catalog.json_strip_nulls(pg_catalog.json_build_object({}))", parts.join(", "));
-        match wanted.level {
-            Level::Row => object,
-            Level::Statement => format!("(SELECT {object})"),
-        }
+        format!("pg_catalog.json_strip_nulls(pg_catalog.json_build_object({}))", parts.join(", "))
     }
 
     fn statement(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
         let null = "NULL".to_owned();
         let matched = bits(&wanted.when, |_| String::new());
+        let context = self.context(schema, None);
+        // It is found out once, not for each row.
+        let mut context = if context.is_empty() { context } else { format!("(SELECT {context})") };
         if wanted.operation == Operation::Truncate {
-            return Part { condition: None, matched, old: null.clone(), new: null, from: String::new() };
+            let image = Image { old: null.clone(), new: null, context, from: String::new() };
+            return Part { condition: None, matched, image, long: None };
         }
         // `r.*` and not `r`: a column of that name would come first.
-        let (shown, from) = match (&self.shown, path) {
-            (Shown::All, _) => ("pg_catalog.row_to_json(r.*)".to_owned(), " FROM eventtrigger_rows AS r".to_owned()),
+        let mut from = " FROM eventtrigger_rows AS r".to_owned();
+        let mut shown = match (&self.shown, path) {
+            (Shown::All, _) => "pg_catalog.row_to_json(r.*)".to_owned(),
             (Shown::Only(names), Path::Fast) => {
-                let columns = list(names, |name| format!("r.{name}"));
-                (
-                    "pg_catalog.row_to_json(s.*)".to_owned(),
-                    format!(" FROM eventtrigger_rows AS r CROSS JOIN LATERAL (SELECT {columns}) AS s"),
-                )
+                let _ = write!(from, " CROSS JOIN LATERAL (SELECT {}) AS s", list(names, |name| format!("r.{name}")));
+                "pg_catalog.row_to_json(s.*)".to_owned()
             }
-            (Shown::Only(names), Path::Safe) => {
-                (pick(schema, "pg_catalog.row_to_json(r.*)", names), " FROM eventtrigger_rows AS r".to_owned())
-            }
+            (Shown::Only(names), Path::Safe) => pick(schema, "pg_catalog.row_to_json(r.*)", names),
         };
+        if let Some(long) = &self.long {
+            let (may_be, bounded, omitted) = match path {
+                Path::Fast => {
+                    let omitted = format!("pg_catalog.to_json({})", long.omitted(schema, "r"));
+                    (long.may_be("r"), long.bounded(schema, "r"), omitted)
+                }
+                Path::Safe => (long::whole_may_be("r.*"), NOTHING.to_owned(), EVERYTHING.to_owned()),
+            };
+            let usual = if context.is_empty() { "NULL" } else { &context };
+            context = format!("CASE WHEN {may_be} THEN {} ELSE {usual} END", self.context(schema, Some(&omitted)));
+            shown = format!("CASE WHEN {may_be} THEN {bounded} ELSE {shown} END");
+        }
         let (old, new) = if wanted.operation == Operation::Delete { (shown, null) } else { (null, shown) };
-        Part { condition: None, matched, old, new, from }
+        Part { condition: None, matched, image: Image { old, new, context, from }, long: None }
     }
 
     fn row(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
-        let has = match wanted.operation {
-            Operation::Insert => (false, true),
-            Operation::Update => (true, true),
-            Operation::Delete => (true, false),
-            Operation::Truncate => (false, false),
+        let rows: &[&str] = match wanted.operation {
+            Operation::Insert => &["NEW"],
+            Operation::Update => &["OLD", "NEW"],
+            Operation::Delete => &["OLD"],
+            Operation::Truncate => &[],
+        };
+        let either = |test: &dyn Fn(&str) -> String| rows.iter().map(|row| test(row)).collect::<Vec<_>>().join(" OR ");
+        let image = |show: &mut dyn FnMut(&str) -> String, context: String| {
+            let mut of = |row: &str| if rows.contains(&row) { show(row) } else { "NULL".to_owned() };
+            Image { old: of("OLD"), new: of("NEW"), context, from: String::new() }
         };
         let mut from = Vec::new();
-        let mut shown = |there: bool, row: &str| match (&self.shown, path) {
-            _ if !there => "NULL".to_owned(),
+        let mut usual = |row: &str| match (&self.shown, path) {
             (Shown::All, _) => format!("pg_catalog.row_to_json({row})"),
             (Shown::Only(names), Path::Fast) => {
                 let alias = if row == "OLD" { "o" } else { "n" };
@@ -217,18 +239,26 @@ impl Plan {
             }
             (Shown::Only(names), Path::Safe) => pick(schema, &format!("pg_catalog.row_to_json({row})"), names),
         };
-        let (old, new) = (shown(has.0, "OLD"), shown(has.1, "NEW"));
-        let differs = |names: &[Ident]| match path {
-            // Compares what is stored: right for NULL, for types without an equality operator, and it cannot fail.
-            Path::Fast => format!(
-                "pg_catalog.record_image_ne(ROW({}), ROW({}))",
-                list(names, |name| format!("NEW.{name}")),
-                list(names, |name| format!("OLD.{name}"))
-            ),
-            Path::Safe => {
-                format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names))
+        let mut usual = image(&mut usual, self.context(schema, None));
+        if !from.is_empty() {
+            usual.from = format!(" FROM {}", from.join(", "));
+        }
+        let long = self.long.as_ref().map(|long| match path {
+            Path::Fast => {
+                let omitted = rows
+                    .iter()
+                    .map(|row| long.omitted(schema, row))
+                    .reduce(|old, new| format!("pg_catalog.array_cat({old}, {new})"));
+                let omitted = format!("pg_catalog.to_json({})", omitted.unwrap_or_default());
+                let bounded = image(&mut |row| long.bounded(schema, row), self.context(schema, Some(&omitted)));
+                (either(&|row| long.may_be(row)), bounded)
             }
-        };
+            Path::Safe => {
+                let nothing = image(&mut |_| NOTHING.to_owned(), self.context(schema, Some(EVERYTHING)));
+                (either(&long::whole_may_be), nothing)
+            }
+        });
+        let differs = |names: &[Ident]| self.differ(schema, names, path);
         let mut conditions: Vec<String> = Vec::new();
         let unconditional = wanted.when.contains(&Changes::Any);
         for changes in &wanted.when {
@@ -245,10 +275,44 @@ impl Plan {
             (Some(_), 1) => bits(&wanted.when, |_| String::new()),
             _ => bits(&wanted.when, differs),
         };
-        let from = if from.is_empty() { String::new() } else { format!(" FROM {}", from.join(", ")) };
-        Part { condition, matched, old, new, from }
+        Part { condition, matched, image: usual, long }
+    }
+
+    /// A condition: one of these columns has changed.
+    fn differ(&self, schema: &Ident, names: &[Ident], path: Path) -> String {
+        if path == Path::Safe {
+            let differ =
+                format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names));
+            return match self.long {
+                None => differ,
+                Some(_) => format!(
+                    "(CASE WHEN {} OR {} THEN true ELSE {differ} END)",
+                    long::whole_may_be("OLD"),
+                    long::whole_may_be("NEW")
+                ),
+            };
+        }
+        // Compares what is stored: right for NULL, for types without an equality operator, and it cannot fail: two long
+        // values together might not fit into one row, so each is compared by itself.
+        let is_long = |name: &&Ident| {
+            self.long.as_ref().is_some_and(|long| long.unlimited.iter().any(|(unlimited, _)| unlimited == *name))
+        };
+        let alone: Vec<_> = names.iter().filter(is_long).skip(1).collect();
+        let together: Vec<_> = names.iter().filter(|name| !alone.contains(name)).collect();
+        let compare = |names: &[&Ident]| {
+            let of = |row: &str| names.iter().map(|name| format!("{row}.{name}")).collect::<Vec<_>>().join(", ");
+            format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", of("NEW"), of("OLD"))
+        };
+        let all: Vec<_> =
+            std::iter::once(compare(&together)).chain(alone.iter().map(|name| compare(&[name]))).collect();
+        all.join(" OR ")
     }
 }
+
+/// In place of a row that might be too long, while its columns are not known.
+const NOTHING: &str = "'{}'::pg_catalog.json";
+/// What is omitted then.
+const EVERYTHING: &str = "'[\"*\"]'::pg_catalog.json";
 
 /// Which of a function's two ways: with the columns' names, or safe whatever the columns are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -262,8 +326,18 @@ enum Path {
 struct Part {
     condition: Option<String>,
     matched: String,
+    image: Image,
+    /// When a row may be too long, and what is written of it then.
+    long: Option<(String, Image)>,
+}
+
+/// What is written of a row.
+#[derive(Debug, Eq, PartialEq)]
+struct Image {
     old: String,
     new: String,
+    /// Empty: nothing.
+    context: String,
     from: String,
 }
 
@@ -291,7 +365,7 @@ fn bits(when: &[Changes], differs: impl Fn(&[Ident]) -> String) -> String {
     parts.join(" OPERATOR(pg_catalog.||) ")
 }
 
-fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
+pub(super) fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
     names.iter().map(write).collect::<Vec<_>>().join(", ")
 }
 
@@ -316,7 +390,10 @@ fn dollar_tag(body: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        capture::plan::tests::{definition, facts},
+        capture::{
+            Size,
+            plan::tests::{definition, facts},
+        },
         log::definition::{Columns, Operations, Updates},
     };
 
@@ -369,6 +446,22 @@ mod tests {
         two.on = Operations { update: Some(Updates::All), truncate: true, ..Operations::default() };
         two.replicated = true;
         insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
+    }
+
+    #[test]
+    fn a_table_with_columns_of_unlimited_types() {
+        let mut facts = facts();
+        for (column, size) in [(1, Size::Text), (3, Size::Jsonb)] {
+            facts.columns[column].size = size;
+        }
+        let (mut one, mut two) = (definition(1), definition(2));
+        one.on.update = Some(Updates::Of(idents(&["status", "card", "id"])));
+        one.on.delete = false;
+        two.on = Operations { insert: true, ..Operations::default() };
+        two.context.role = true;
+        insta::assert_snapshot!(script(&Plan::new(&facts, [(1, &one), (2, &two)])));
+        one.columns = Columns::Exclude(idents(&["status", "card"]));
+        assert_eq!(Plan::new(&facts, [(1, &one)]).long, None);
     }
 
     #[test]

@@ -142,21 +142,30 @@ pub(super) fn body(target: &Target, event: &Event, noted: &Noted<'_>, table: &Ta
     let (old, new) = (shown(event.old.as_deref(), columns)?, shown(event.new.as_deref(), columns)?);
     let (schema, name) = (json(table.schema.as_str()), json(table.name.as_str()));
     let Event { operation, txid, .. } = event;
+    let omitted = noted.omitted(|column| shows(columns, column));
+    let omitted = omitted.map(|names| format!(r#","omitted":{names}"#)).unwrap_or_default();
     let actor = noted.actor(&target.context).map(|actor| format!(r#","actor":{actor}"#)).unwrap_or_default();
     Ok(format!(
-        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}"{actor}}}"#
+        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}"{actor}{omitted}}}"#
     )
     .into())
 }
 
 fn shown<'a>(row: Option<&'a str>, columns: &Columns) -> Result<Cow<'a, str>, NotARow> {
     let Some(row) = row else { return Ok("null".into()) };
-    let shows = |column: &str, names: &[Ident]| names.iter().any(|name| name.as_str() == column);
     Ok(match columns {
         Columns::All => row.into(),
-        Columns::Include(names) => Row::parse(row)?.keep(|column| shows(column, names)).into(),
-        Columns::Exclude(names) => Row::parse(row)?.keep(|column| !shows(column, names)).into(),
+        Columns::Include(_) | Columns::Exclude(_) => Row::parse(row)?.keep(|column| shows(columns, column)).into(),
     })
+}
+
+fn shows(columns: &Columns, column: &str) -> bool {
+    let named = |names: &[Ident]| names.iter().any(|name| name.as_str() == column);
+    match columns {
+        Columns::All => true,
+        Columns::Include(names) => named(names),
+        Columns::Exclude(names) => !named(names),
+    }
 }
 
 fn segment(text: &str) -> Cow<'_, str> {

@@ -1,6 +1,9 @@
 //! Who made a change: what of the log's note an EventTrigger asked for. Pure.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,8 @@ pub(super) struct Noted<'a> {
     #[serde(borrow)]
     application: Option<Cow<'a, str>>,
     settings: BTreeMap<String, String>,
+    /// Columns that were too long to be captured; `*` for all.
+    omitted: BTreeSet<String>,
 }
 
 /// Who made the change, as the event's body says it.
@@ -48,6 +53,12 @@ impl<'a> Noted<'a> {
             settings: (!settings.is_empty()).then(|| found.collect()),
         };
         Some(serde_json::to_string(&actor).expect("text is JSON"))
+    }
+
+    /// The member `omitted`, as JSON: which of the columns that are shown were too long; `None` if none was.
+    pub(super) fn omitted(&self, shown: impl Fn(&str) -> bool) -> Option<String> {
+        let omitted: Vec<_> = self.omitted.iter().filter(|name| *name == "*" || shown(name)).collect();
+        (!omitted.is_empty()).then(|| serde_json::to_string(&omitted).expect("text is JSON"))
     }
 
     /// The trace that the application was in, if its setting holds one.
@@ -114,6 +125,10 @@ mod tests {
         assert_eq!(noted.actor(&asked(false, settings)).unwrap(), r#"{"settings":{"app.user":"7"}}"#);
         let application = Context { application: true, ..Context::default() };
         assert_eq!(noted.actor(&application).unwrap(), r#"{"application":"shop"}"#);
+        let noted: Noted<'_> = serde_json::from_str(r#"{"omitted":["b","a","b"]}"#).unwrap();
+        assert_eq!(noted.omitted(|_| true).unwrap(), r#"["a","b"]"#);
+        assert_eq!(noted.omitted(|column| column == "b").unwrap(), r#"["b"]"#);
+        assert_eq!(noted.omitted(|column| column == "c"), None);
         // From before it was asked for.
         assert_eq!(Noted::default().actor(&application).unwrap(), "{}");
     }

@@ -222,6 +222,35 @@ async fn who_made_a_change_and_in_which_trace_is_told_to_who_asked() {
 }
 
 #[tokio::test]
+async fn an_event_of_50_mb_is_delivered_and_one_that_was_too_long_says_so() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let patient = Policy { timeout: DEADLINE, ..policy() };
+    admin.install("u1", &Definition { policy: patient.clone(), ..trigger("all", receiver.url("/all")) }).await.unwrap();
+    let mut some = Definition { policy: patient, ..trigger("some", receiver.url("/some")) };
+    some.columns = Columns::Exclude(vec![Ident::new("card")]);
+    admin.install("u2", &some).await.unwrap();
+    database
+        .run("INSERT INTO orders VALUES (1, repeat('x', 50000000), 1, NULL), (2, repeat('x', 70000000), 1, 'c')")
+        .await;
+    database.run("INSERT INTO orders VALUES (3, 's', 1, repeat('x', 70000000))").await;
+    let worker = Running::start(&database);
+    let hits = receiver.until("six events", |hits| ids(hits).len() == 6).await;
+    let got = |path: &str, id: i32| {
+        let hit = hits.iter().find(|hit| hit.path == path && hit.json()["new"]["id"] == id).expect("an event");
+        let json = hit.json();
+        let length = |name: &str| json["new"][name].as_str().map(str::len);
+        (length("status"), length("card"), json.get("omitted").cloned())
+    };
+    assert_eq!(got("/all", 1), (Some(50_000_000), None, None));
+    assert_eq!(got("/all", 2), (None, Some(1), Some(json!(["status"]))));
+    assert_eq!(got("/all", 3), (Some(1), None, Some(json!(["card"]))));
+    assert_eq!(got("/some", 2), (None, None, Some(json!(["status"]))));
+    assert_eq!(got("/some", 3), (Some(1), None, None));
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn a_truncation_is_sent_after_everything_before_it_and_before_everything_after_it() {
     let (database, admin) = Database::with_orders().await;
     let receiver = Receiver::start().await;

@@ -4,7 +4,7 @@ use tokio_postgres::{Transaction, error::SqlState};
 
 use super::{Admin, AdminError, CaptureState, failed};
 use crate::{
-    capture::{Column, Kind, Problem, Rights, TableFacts, not_found},
+    capture::{Column, Kind, Problem, Rights, Size, TableFacts, not_found},
     log::{Definition, explain},
     name::{Ident, ObjectName, TableName},
 };
@@ -58,13 +58,23 @@ impl Admin {
             _ => Kind::Other,
         };
         let idents = |names: Vec<String>| names.into_iter().map(Ident::new).collect::<Vec<_>>();
+        let column = |(name, size): (Ident, &str)| {
+            let size = match size {
+                "limited" => Size::Limited,
+                "text" => Size::Text,
+                "json" => Size::Json,
+                "jsonb" => Size::Jsonb,
+                _ => Size::Other,
+            };
+            Column { name, size }
+        };
         let ident = |column| Ident::new(row.get::<_, String>(column));
-        let rights = Rights { role: ident(8), trigger: row.get(7), owner: ident(9), owns: row.get(10) };
+        let rights = Rights { role: ident(9), trigger: row.get(8), owner: ident(10), owns: row.get(11) };
         Ok(TableFacts {
             name: table.clone(),
             oid: row.get(0),
             kind,
-            columns: idents(row.get(2)).into_iter().map(|name| Column { name }).collect(),
+            columns: idents(row.get(2)).into_iter().zip(row.get::<_, Vec<&str>>(7)).map(column).collect(),
             key: idents(row.get(3)),
             in_hierarchy: row.get(4),
             has_row_triggers: row.get(5),

@@ -111,9 +111,9 @@ CREATE TABLE :schema.dead_letter (
 );
 COMMENT ON TABLE :schema.dead_letter IS 'eventtrigger: events that were given up, with what was to be sent';
 
--- A table's columns, as a fingerprint: number, name and type of each.
+-- A table's columns, as a fingerprint: number, name, type and its modifier of each.
 CREATE FUNCTION :schema.shape(relation regclass) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(':', a.attnum, a.attname, a.atttypid), ',' ORDER BY a.attnum))
+    SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod), ',' ORDER BY a.attnum))
     FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid OPERATOR(pg_catalog.=) relation::pg_catalog.oid
       AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
@@ -137,6 +137,30 @@ $$;
 CREATE FUNCTION :schema.differ(a json, b json, names text[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT pg_catalog.bool_or(coalesce((a OPERATOR(pg_catalog.->) n)::pg_catalog.text OPERATOR(pg_catalog.<>) (b OPERATOR(pg_catalog.->) n)::pg_catalog.text, true))
     FROM pg_catalog.unnest(names) AS n
+$$;
+
+-- Used only where a row may be too long to be written as JSON: the columns that are left out so that the others have 64 MiB
+-- together, the longest first. Lengths as `weights` has them.
+CREATE FUNCTION :schema.oversize(names text[], weights bigint[]) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT ARRAY(
+        SELECT s.name FROM (
+            SELECT u.name, u.n, pg_catalog.sum(u.weight) OVER (ORDER BY u.weight, u.n) AS so_far
+            FROM ROWS FROM (pg_catalog.unnest(names), pg_catalog.unnest(weights)) WITH ORDINALITY AS u (name, weight, n)
+            WHERE u.weight IS NOT NULL
+        ) AS s WHERE s.so_far OPERATOR(pg_catalog.>) 67108864::pg_catalog.numeric ORDER BY s.n
+    )
+$$;
+-- How much JSON a value of any type becomes, in sixths of a byte at most. What is compressed may be 255 times as long, and is
+-- unpacked to be sure, unless it could then be too long to be handled at all.
+CREATE FUNCTION :schema.weight(value anyelement) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    size bigint := pg_catalog.pg_column_size(value);
+BEGIN
+    IF pg_catalog.pg_column_compression(value) IS NOT NULL THEN
+        size := CASE WHEN size OPERATOR(pg_catalog.<=) 4194304 THEN pg_catalog.pg_column_size(ARRAY[value]) ELSE 1073741824 END;
+    END IF;
+    RETURN size OPERATOR(pg_catalog.*) 7;
+END
 $$;
 
 -- The value of a setting; NULL without one (also what SET LOCAL has left behind is empty), or with one too long to be an
