@@ -41,6 +41,14 @@ pub struct EventTriggerSpec {
     /// The columns that an event shows. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,
+    /// What an event shows of who made the change, beside the row. Default: nothing, which costs nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Context>,
+    /// Whether changes that are themselves copies of changes elsewhere make events: those that a subscription of logical
+    /// replication applies, and all others made while `session_replication_role` is `replica`. It needs the ownership of
+    /// the table, not only the right to put triggers on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub capture_replicated: bool,
     /// Where the events go.
     pub sink: Destination,
     /// How often and how patiently an event is sent; laid over the EventSink's, field by field.
@@ -79,7 +87,7 @@ pub struct TableRef {
 /// The operations that make an event: at least one.
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.insert) || has(self.update) || has(self.delete)").message("name at least one of insert, update and delete, such as insert: {}"))]
+#[x_kube(validation = Rule::new("has(self.insert) || has(self.update) || has(self.delete) || has(self.truncate)").message("name at least one of insert, update, delete and truncate, such as insert: {}"))]
 pub struct Operations {
     /// New rows.
     #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
@@ -90,6 +98,10 @@ pub struct Operations {
     /// Deleted rows.
     #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
     pub delete: Option<Delete>,
+    /// `TRUNCATE` of the table, also by `CASCADE`: one event for the whole table, without rows and without a key. Of a
+    /// partitioned table only that of the whole; a partition that is truncated by itself needs an EventTrigger of its own.
+    #[serde(default, deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub truncate: Option<Truncate>,
 }
 
 /// Says that inserts make events; holds nothing yet.
@@ -101,6 +113,11 @@ pub struct Insert {}
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Delete {}
+
+/// Says that truncating makes an event; holds nothing yet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Truncate {}
 
 /// Which updates make an event.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
@@ -129,6 +146,35 @@ pub struct Columns {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub exclude: Option<Vec<String>>,
 }
+
+/// What an event shows of who made the change. `role`, `applicationName` and `settings` become the event's `actor`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("(has(self.role) && self.role) || (has(self.applicationName) && self.applicationName) || has(self.settings) || has(self.traceparent)").message("ask for at least one of role, applicationName, settings and traceparent, such as role: true"))]
+pub struct Context {
+    /// Whether an event shows the role that the application acts as: that of `SET ROLE`, otherwise the one that it logged
+    /// in as. Inside a function of the application that is `SECURITY DEFINER` it is still the caller's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub role: bool,
+    /// Whether an event shows the `application_name` of the session.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub application_name: bool,
+    /// Settings of the application's own whose values an event shows, such as `app.user` after
+    /// `set_config('app.user', '7', true)`. One that is not set, is empty, or is longer than 8 KiB is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(max = 128), regex(pattern = SETTING)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub settings: Option<Vec<String>>,
+    /// The setting that holds the W3C trace context of what the application is doing, such as `app.traceparent`. If its
+    /// value is one, events carry it in the header `traceparent` and the attribute of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128), regex(pattern = SETTING))]
+    pub traceparent: Option<String>,
+}
+
+/// A setting of an application's own: identifiers with dots between them. PostgreSQL's own settings have none, so that
+/// nothing of the server's configuration can be asked for.
+const SETTING: &str = r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$";
 
 /// What the controller found and did. Only facts that change slowly.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]

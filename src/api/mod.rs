@@ -25,8 +25,8 @@ pub use eventlog::{
 };
 pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header};
 pub use eventtrigger::{
-    Columns, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations, TableRef,
-    Update,
+    Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations,
+    TableRef, Truncate, Update,
 };
 pub use schema::crds;
 pub use size::Size;

@@ -78,7 +78,9 @@ fn take_unquoted_on(schema: &mut JSONSchemaProps) {
     spec.x_kubernetes_validations.get_or_insert_default().push(ValidationRule {
         // Words that CEL reserves are written between underscores.
         rule: "has(self.on) != has(self.__true__)".to_owned(),
-        message: Some("on: name at least one of insert, update and delete, such as on: {insert: {}}".to_owned()),
+        message: Some(
+            "on: name at least one of insert, update, delete and truncate, such as on: {insert: {}}".to_owned(),
+        ),
         ..ValidationRule::default()
     });
 }

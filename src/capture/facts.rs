@@ -1,5 +1,7 @@
 //! What the catalog says about a table: all that capture needs to know.
 
+use serde::{Deserialize, Serialize};
+
 use crate::name::{Ident, TableName};
 
 /// A table, as the catalog describes it.
@@ -19,8 +21,23 @@ pub struct TableFacts {
     pub in_hierarchy: bool,
     /// Whether other triggers run after each row.
     pub has_row_triggers: bool,
+    /// What the log's role may do with it.
+    pub rights: Rights,
     /// Fingerprint of the columns, as the log's function `shape` gives it.
     pub shape: String,
+}
+
+/// What a role may do with a table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rights {
+    /// The role.
+    pub role: Ident,
+    /// Whether it may put SQL triggers on the table.
+    pub trigger: bool,
+    /// The table's owner.
+    pub owner: Ident,
+    /// Whether the role counts as the owner: only that may decide whether a SQL trigger fires for replicated changes.
+    pub owns: bool,
 }
 
 /// What kind of relation a name stands for.
@@ -49,6 +66,23 @@ pub enum Kind {
 pub struct Column {
     /// Its name.
     pub name: Ident,
+    /// How long its values may be.
+    pub size: Size,
+}
+
+/// How long the values of a column may be, and how that is found out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Size {
+    /// Not long: a number, a time, `varchar(100)`.
+    Limited,
+    /// `text`, `bytea`, and `varchar` without a limit or with a large one.
+    Text,
+    /// `json`, `xml`.
+    Json,
+    /// `jsonb`.
+    Jsonb,
+    /// Arrays and all other types without a limit.
+    Other,
 }
 
 impl TableFacts {

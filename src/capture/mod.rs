@@ -2,13 +2,15 @@
 //! All of it pure; [`crate::log::Admin`] runs it.
 
 mod facts;
+mod long;
 mod plan;
 mod sql;
 mod validate;
 
-pub use facts::{Column, Kind, TableFacts};
-pub use plan::{Changes, Level, Plan, Shown, Wanted};
-pub use sql::{Install, function_name, trigger_name};
+pub use facts::{Column, Kind, Rights, Size, TableFacts};
+pub use long::Long;
+pub use plan::{Changes, Firing, Level, Plan, Shown, Wanted};
+pub use sql::{Install, SqlTrigger, function_name, trigger_name};
 pub use validate::{not_found, validate};
 
 /// A definition asks for what its table has not: a value, because trying again does not help.

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, TableFacts};
+use super::{Column, Kind, Long, Size, TableFacts};
 use crate::{
     log::{
         Operation,
-        definition::{Columns, Definition, Updates},
+        definition::{Columns, Context, Definition, Updates},
     },
     name::{Ident, TableName},
 };
@@ -26,6 +26,10 @@ pub struct Plan {
     pub key: Vec<Ident>,
     /// Columns that enter the log.
     pub shown: Shown,
+    /// Columns that may be too long for the log; `None` if there are none.
+    pub long: Option<Long>,
+    /// What else of the session enters the log.
+    pub context: Context,
     /// Numbers of the triggers, by position of their bit.
     pub triggers: Vec<i32>,
     /// Who wants what.
@@ -50,6 +54,34 @@ pub struct Wanted {
     pub level: Level,
     /// Who wants it, by position of the bit: never, always, or only when something changed.
     pub when: Vec<Changes>,
+    /// The same for replicated changes; `None` if nobody wants those, and the SQL trigger does not fire for them.
+    pub replicated: Option<Vec<Changes>>,
+}
+
+impl Wanted {
+    /// For whose changes the SQL trigger fires.
+    pub fn firing(&self) -> Firing {
+        if self.replicated.is_some() { Firing::Always } else { Firing::Origin }
+    }
+}
+
+/// For whose changes a SQL trigger fires.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Firing {
+    /// For those that are made here, not for replicated ones.
+    Origin,
+    /// For both.
+    Always,
+}
+
+impl Firing {
+    /// As `pg_trigger.tgenabled` has it.
+    pub fn code(self) -> char {
+        match self {
+            Self::Origin => 'O',
+            Self::Always => 'A',
+        }
+    }
 }
 
 /// When a trigger wants an operation.
@@ -66,11 +98,11 @@ pub enum Changes {
 /// How often a SQL trigger runs.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Level {
-    /// Once for a statement, over all its rows: cheapest from the second row on.
+    /// Once for a statement, over all its rows: cheapest from the second row on, and the only way for TRUNCATE.
     Statement,
     /// For each row. For updates, because pairing old and new rows costs more than it saves; for partitions, because only
     /// row triggers are cloned to them; beside other row triggers, because those run first, and what they write to the
-    /// same row must not enter the log before this change.
+    /// same row must not enter the log before this change; for replicated changes, because logical replication fires no others.
     Row,
 }
 
@@ -83,20 +115,36 @@ impl Plan {
         let by_row = facts.kind == Kind::Partitioned || facts.in_hierarchy || facts.has_row_triggers;
         let wanted = |operation: Operation| {
             let when: Vec<_> = definitions.iter().map(|(_, definition)| when(definition, operation, facts)).collect();
-            let level = if by_row || operation == Operation::Update { Level::Row } else { Level::Statement };
-            when.iter().any(|changes| *changes != Changes::Never).then_some(Wanted { operation, level, when })
+            let replicated: Vec<_> = definitions
+                .iter()
+                .zip(&when)
+                .map(|((_, definition), changes)| if definition.replicated { changes.clone() } else { Changes::Never })
+                .collect();
+            let replicated = replicated.iter().any(|changes| *changes != Changes::Never).then_some(replicated);
+            let level = match operation {
+                Operation::Truncate => Level::Statement,
+                Operation::Update => Level::Row,
+                Operation::Insert | Operation::Delete if by_row || replicated.is_some() => Level::Row,
+                Operation::Insert | Operation::Delete => Level::Statement,
+            };
+            when.iter().any(|changes| *changes != Changes::Never).then_some(Wanted {
+                operation,
+                level,
+                when,
+                replicated,
+            })
         };
+        let shown = shown(facts, definitions.iter().map(|(_, definition)| &definition.columns));
         Self {
+            long: long(facts, &shown),
             table: facts.name.clone(),
             oid: facts.oid,
             shape: facts.shape.clone(),
             key: facts.key.clone(),
-            shown: shown(facts, definitions.iter().map(|(_, definition)| &definition.columns)),
+            shown,
+            context: context(definitions.iter().map(|(_, definition)| &definition.context)),
             triggers: definitions.iter().map(|(id, _)| *id).collect(),
-            operations: [Operation::Insert, Operation::Update, Operation::Delete]
-                .into_iter()
-                .filter_map(wanted)
-                .collect(),
+            operations: Operation::ALL.into_iter().filter_map(wanted).collect(),
         }
     }
 }
@@ -106,12 +154,38 @@ fn when(definition: &Definition, operation: Operation, facts: &TableFacts) -> Ch
     match (operation, &definition.on.update) {
         (Operation::Insert, _) => any(definition.on.insert),
         (Operation::Delete, _) => any(definition.on.delete),
+        (Operation::Truncate, _) => any(definition.on.truncate),
         (Operation::Update, None) => Changes::Never,
         (Operation::Update, Some(Updates::All)) => Changes::Any,
         (Operation::Update, Some(Updates::Of(names))) => {
             let names: Vec<_> = names.iter().filter(|name| facts.has(name)).cloned().collect();
             if names.is_empty() { Changes::Never } else { Changes::Of(names) }
         }
+    }
+}
+
+fn long(facts: &TableFacts, shown: &Shown) -> Option<Long> {
+    let enters = |column: &&Column| match shown {
+        Shown::All => true,
+        Shown::Only(names) => names.contains(&column.name),
+    };
+    let columns: Vec<_> = facts.columns.iter().filter(enters).collect();
+    let unlimited = columns.iter().filter(|column| column.size != Size::Limited);
+    let unlimited: Vec<_> = unlimited.map(|column| (column.name.clone(), column.size)).collect();
+    let shown = columns.iter().map(|column| column.name.clone()).collect();
+    (!unlimited.is_empty()).then_some(Long { shown, unlimited })
+}
+
+/// The union of what is asked for; a trace is one setting among others, of which each EventTrigger may name its own.
+fn context<'a>(asked: impl Iterator<Item = &'a Context> + Clone) -> Context {
+    let mut settings: Vec<_> = asked.clone().flat_map(Context::settings).cloned().collect();
+    settings.sort();
+    settings.dedup();
+    Context {
+        role: asked.clone().any(|context| context.role),
+        application: asked.clone().any(|context| context.application),
+        settings,
+        traceparent: None,
     }
 }
 
@@ -135,7 +209,7 @@ fn shown<'a>(facts: &TableFacts, columns: impl Iterator<Item = &'a Columns>) -> 
 pub(super) mod tests {
     use super::*;
     use crate::{
-        capture::Column,
+        capture::Rights,
         log::definition::{Operations, Policy},
         name::ObjectName,
     };
@@ -145,10 +219,13 @@ pub(super) mod tests {
             name: TableName::new("public", "orders"),
             oid: 16390,
             kind: Kind::Table,
-            columns: ["id", "status", "total", "card"].map(|name| Column { name: Ident::new(name) }).into(),
+            columns: ["id", "status", "total", "card"]
+                .map(|name| Column { name: Ident::new(name), size: Size::Limited })
+                .into(),
             key: vec![Ident::new("id")],
             in_hierarchy: false,
             has_row_triggers: false,
+            rights: Rights { role: Ident::new("log"), trigger: true, owner: Ident::new("app"), owns: false },
             shape: "5ha9e".to_owned(),
         }
     }
@@ -157,8 +234,10 @@ pub(super) mod tests {
         Definition {
             trigger: ObjectName::new("shop", format!("trigger-{n}")),
             table: facts().name,
-            on: Operations { insert: true, update: Some(Updates::All), delete: true },
+            on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
             columns: Columns::All,
+            context: Context::default(),
+            replicated: false,
             sink: None,
             policy: Policy::default(),
             suspend: false,
@@ -182,10 +261,15 @@ pub(super) mod tests {
     #[test]
     fn operations_that_nobody_wants_are_not_captured() {
         let mut one = definition(1);
-        one.on = Operations { insert: false, update: Some(Updates::Of(idents(&["status", "gone"]))), delete: false };
+        one.on = Operations {
+            insert: false,
+            update: Some(Updates::Of(idents(&["status", "gone"]))),
+            delete: false,
+            truncate: false,
+        };
         let plan = Plan::new(&facts(), [(7, &one)]);
-        let wanted =
-            Wanted { operation: Operation::Update, level: Level::Row, when: vec![Changes::Of(idents(&["status"]))] };
+        let when = vec![Changes::Of(idents(&["status"]))];
+        let wanted = Wanted { operation: Operation::Update, level: Level::Row, when, replicated: None };
         assert_eq!((plan.operations, plan.triggers), (vec![wanted], vec![7]));
     }
 
@@ -208,6 +292,20 @@ pub(super) mod tests {
         one.columns = Columns::Include(idents(&["total"]));
         let plan = Plan::new(&facts(), [(1, &one)]);
         assert_eq!(serde_json::from_str::<Plan>(&serde_json::to_string(&plan).unwrap()).unwrap(), plan);
+    }
+
+    #[test]
+    fn who_does_not_want_replicated_changes_is_never_matched_by_one() {
+        let (one, mut two) = (definition(1), definition(2));
+        two.replicated = true;
+        two.on.delete = false;
+        let plan = Plan::new(&facts(), [(1, &one), (2, &two)]);
+        let [insert, update, delete] = &plan.operations[..] else { panic!("{plan:?}") };
+        for wanted in [insert, update] {
+            assert_eq!((wanted.level, wanted.firing()), (Level::Row, Firing::Always));
+            assert_eq!(wanted.replicated, Some(vec![Changes::Never, Changes::Any]));
+        }
+        assert_eq!((delete.level, delete.firing(), &delete.replicated), (Level::Statement, Firing::Origin, &None));
     }
 
     #[test]

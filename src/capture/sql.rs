@@ -7,9 +7,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Changes, Level, Plan, Shown, Wanted};
+use super::{Changes, Firing, Level, Plan, Shown, Wanted, long};
 use crate::{
-    log::Operation,
+    log::{Operation, definition::Context},
     name::{Ident, Literal},
 };
 
@@ -18,16 +18,29 @@ use crate::{
 pub struct Install {
     /// `CREATE OR REPLACE FUNCTION …` and its comment and rights; takes no lock on the table.
     pub functions: Vec<String>,
-    /// For each SQL trigger: its name, and `CREATE OR REPLACE TRIGGER …`, which blocks writers while it waits and runs.
-    pub triggers: Vec<(Ident, String)>,
+    /// The SQL triggers.
+    pub triggers: Vec<SqlTrigger>,
+}
+
+/// A SQL trigger, and what makes it. Both statements block writers while they wait and run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SqlTrigger {
+    /// Its name.
+    pub name: Ident,
+    /// For whose changes it fires.
+    pub firing: Firing,
+    /// `CREATE OR REPLACE TRIGGER …`, after which it fires for [`Firing::Origin`].
+    pub create: String,
+    /// `ALTER TABLE … ENABLE ALWAYS TRIGGER …`, if it is to fire always; only the table's owner may.
+    pub enable: Option<String>,
 }
 
 /// Name of the SQL trigger of an operation. Triggers of one kind run in order of name: the zeros put ours before those
 /// of the application, whose own writes to the row then come later in the log, too.
 pub fn trigger_name(schema: &Ident, operation: Operation) -> Ident {
-    // Names end at 63 bytes: 3 before, at most 7 behind.
+    // Names end at 63 bytes: 3 before, at most 9 behind.
     let mut stem = schema.as_str();
-    while stem.len() > 53 {
+    while stem.len() > 51 {
         stem = &stem[..stem.len() - stem.chars().next_back().map_or(1, char::len_utf8)];
     }
     Ident::new(format!("00_{stem}_{}", operation.to_string().to_lowercase()))
@@ -61,6 +74,7 @@ impl Plan {
             let name = trigger_name(schema, wanted.operation);
             let (referencing, level) = match (wanted.level, wanted.operation) {
                 (Level::Row, _) => ("", "ROW"),
+                (Level::Statement, Operation::Truncate) => ("", "STATEMENT"),
                 (Level::Statement, Operation::Delete) => (" REFERENCING OLD TABLE AS eventtrigger_rows", "STATEMENT"),
                 (Level::Statement, _) => (" REFERENCING NEW TABLE AS eventtrigger_rows", "STATEMENT"),
             };
@@ -68,75 +82,155 @@ impl Plan {
                 "CREATE OR REPLACE TRIGGER {name} AFTER {} ON {}{referencing} FOR EACH {level} EXECUTE FUNCTION {schema}.{function}()",
                 wanted.operation, self.table
             );
-            install.triggers.push((name, trigger));
+            let firing = wanted.firing();
+            let enable =
+                (firing == Firing::Always).then(|| format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {name}", self.table));
+            install.triggers.push(SqlTrigger { name, firing, create: trigger, enable });
         }
         install
     }
 
     fn body(&self, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) -> String {
+        let mut body = String::from("BEGIN\n");
+        match &wanted.replicated {
+            Some(replicated) if *replicated != wanted.when => {
+                // The condition of PostgreSQL's own `ENABLE TRIGGER`.
+                body.push_str("  IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica' THEN\n");
+                let replicated = Wanted { when: replicated.clone(), ..wanted.clone() };
+                self.ways(&mut body, "    ", &replicated, schema, segment, capture);
+                body.push_str("  ELSE\n");
+                self.ways(&mut body, "    ", wanted, schema, segment, capture);
+                body.push_str("  END IF;\n");
+            }
+            _ => self.ways(&mut body, "  ", wanted, schema, segment, capture),
+        }
+        body.push_str("  RETURN NULL;\nEND\n");
+        body
+    }
+
+    /// The fast way and the one that cannot fail, with what decides between them; only one if they are the same.
+    fn ways(&self, body: &mut String, indent: &str, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) {
         let op = wanted.operation.code();
-        let insert = format!("INSERT INTO {schema}.{segment} (capture, op, matched, old, new)");
         let (fast, safe) = match wanted.level {
             Level::Statement => {
                 (self.statement(wanted, schema, Path::Fast), self.statement(wanted, schema, Path::Safe))
             }
             Level::Row => (self.row(wanted, schema, Path::Fast), self.row(wanted, schema, Path::Safe)),
         };
-        let mut body = String::from("BEGIN\n");
-        let write = |body: &mut String, indent: &str, part: &Part| {
-            let Part { condition, matched, old, new, from } = part;
-            let inner = if condition.is_some() { format!("{indent}  ") } else { indent.to_owned() };
-            if let Some(condition) = condition {
-                let _ = writeln!(body, "{indent}IF {condition} THEN");
-            }
-            let _ = writeln!(body, "{inner}{insert}\n{inner}SELECT {capture}, '{op}', {matched}, {old}, {new}{from};");
-            if condition.is_some() {
-                let _ = writeln!(body, "{indent}END IF;");
+        let insert = |indent: &str, matched: &str, Image { old, new, context, from }: &Image| {
+            let (column, context) =
+                if context.is_empty() { ("", String::new()) } else { (", context", format!(", {context}")) };
+            format!(
+                "{indent}INSERT INTO {schema}.{segment} (capture, op, matched, old, new{column})\n\
+                 {indent}SELECT {capture}, '{op}', {matched}, {old}, {new}{context}{from};\n"
+            )
+        };
+        let part = |indent: &str, Part { condition, matched, image, long }: &Part| {
+            let write = |indent: &str| match long {
+                None => insert(indent, matched, image),
+                Some((may_be, bounded)) => {
+                    let inner = format!("{indent}  ");
+                    let (long, usual) = (insert(&inner, matched, bounded), insert(&inner, matched, image));
+                    format!("{indent}IF {may_be} THEN\n{long}{indent}ELSE\n{usual}{indent}END IF;\n")
+                }
+            };
+            match condition {
+                None => write(indent),
+                Some(condition) => {
+                    format!("{indent}IF {condition} THEN\n{}{indent}END IF;\n", write(&format!("{indent}  ")))
+                }
             }
         };
         if fast == safe {
-            write(&mut body, "  ", &fast);
+            body.push_str(&part(indent, &fast));
         } else {
-            let oid = self.oid;
-            let _ = writeln!(body, "  IF {schema}.shape_is('{oid}'::pg_catalog.regclass, '{}') THEN", self.shape);
-            write(&mut body, "    ", &fast);
-            body.push_str("  ELSE\n");
-            write(&mut body, "    ", &safe);
-            body.push_str("  END IF;\n");
+            let (oid, inner) = (self.oid, format!("{indent}  "));
+            let _ = writeln!(body, "{indent}IF {schema}.shape_is('{oid}'::pg_catalog.regclass, '{}') THEN", self.shape);
+            body.push_str(&part(&inner, &fast));
+            let _ = writeln!(body, "{indent}ELSE");
+            body.push_str(&part(&inner, &safe));
+            let _ = writeln!(body, "{indent}END IF;");
         }
-        body.push_str("  RETURN NULL;\nEND\n");
-        body
+    }
+
+    /// What is kept of the session, and the names of `omitted` columns; empty if there is nothing to keep.
+    fn context(&self, schema: &Ident, omitted: Option<&str>) -> String {
+        let Context { role, application, settings, .. } = &self.context;
+        let mut parts = Vec::new();
+        if *role {
+            parts.push(format!("'role', {schema}.acting_role()"));
+        }
+        if *application {
+            parts.push(format!("'application', {schema}.setting('application_name')"));
+        }
+        if !settings.is_empty() {
+            let names = settings.iter().map(|name| Literal(name).to_string()).collect::<Vec<_>>();
+            let values = names.iter().map(|name| format!("{schema}.setting({name})")).collect::<Vec<_>>();
+            parts.push(format!(
+                "'settings', pg_catalog.json_object(ARRAY[{}]::pg_catalog.text[], ARRAY[{}])",
+                names.join(", "),
+                values.join(", ")
+            ));
+        }
+        if let Some(omitted) = omitted {
+            parts.push(format!("'omitted', {omitted}"));
+        }
+        if parts.is_empty() {
+            return String::new();
+        }
+        format!("pg_catalog.json_strip_nulls(pg_catalog.json_build_object({}))", parts.join(", "))
     }
 
     fn statement(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
-        // `r.*` and not `r`: a column of that name would come first.
-        let (shown, from) = match (&self.shown, path) {
-            (Shown::All, _) => ("pg_catalog.row_to_json(r.*)".to_owned(), " FROM eventtrigger_rows AS r".to_owned()),
-            (Shown::Only(names), Path::Fast) => {
-                let columns = list(names, |name| format!("r.{name}"));
-                (
-                    "pg_catalog.row_to_json(s.*)".to_owned(),
-                    format!(" FROM eventtrigger_rows AS r CROSS JOIN LATERAL (SELECT {columns}) AS s"),
-                )
-            }
-            (Shown::Only(names), Path::Safe) => {
-                (pick(schema, "pg_catalog.row_to_json(r.*)", names), " FROM eventtrigger_rows AS r".to_owned())
-            }
-        };
         let null = "NULL".to_owned();
+        let matched = bits(&wanted.when, |_| String::new());
+        let context = self.context(schema, None);
+        // It is found out once, not for each row.
+        let mut context = if context.is_empty() { context } else { format!("(SELECT {context})") };
+        if wanted.operation == Operation::Truncate {
+            let image = Image { old: null.clone(), new: null, context, from: String::new() };
+            return Part { condition: None, matched, image, long: None };
+        }
+        // `r.*` and not `r`: a column of that name would come first.
+        let mut from = " FROM eventtrigger_rows AS r".to_owned();
+        let mut shown = match (&self.shown, path) {
+            (Shown::All, _) => "pg_catalog.row_to_json(r.*)".to_owned(),
+            (Shown::Only(names), Path::Fast) => {
+                let _ = write!(from, " CROSS JOIN LATERAL (SELECT {}) AS s", list(names, |name| format!("r.{name}")));
+                "pg_catalog.row_to_json(s.*)".to_owned()
+            }
+            (Shown::Only(names), Path::Safe) => pick(schema, "pg_catalog.row_to_json(r.*)", names),
+        };
+        if let Some(long) = &self.long {
+            let (may_be, bounded, omitted) = match path {
+                Path::Fast => {
+                    let omitted = format!("pg_catalog.to_json({})", long.omitted(schema, "r"));
+                    (long.may_be("r"), long.bounded(schema, "r"), omitted)
+                }
+                Path::Safe => (long::whole_may_be("r.*"), NOTHING.to_owned(), EVERYTHING.to_owned()),
+            };
+            let usual = if context.is_empty() { "NULL" } else { &context };
+            context = format!("CASE WHEN {may_be} THEN {} ELSE {usual} END", self.context(schema, Some(&omitted)));
+            shown = format!("CASE WHEN {may_be} THEN {bounded} ELSE {shown} END");
+        }
         let (old, new) = if wanted.operation == Operation::Delete { (shown, null) } else { (null, shown) };
-        Part { condition: None, matched: bits(&wanted.when, |_| String::new()), old, new, from }
+        Part { condition: None, matched, image: Image { old, new, context, from }, long: None }
     }
 
     fn row(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
-        let has = match wanted.operation {
-            Operation::Insert => (false, true),
-            Operation::Update => (true, true),
-            Operation::Delete => (true, false),
+        let rows: &[&str] = match wanted.operation {
+            Operation::Insert => &["NEW"],
+            Operation::Update => &["OLD", "NEW"],
+            Operation::Delete => &["OLD"],
+            Operation::Truncate => &[],
+        };
+        let either = |test: &dyn Fn(&str) -> String| rows.iter().map(|row| test(row)).collect::<Vec<_>>().join(" OR ");
+        let image = |show: &mut dyn FnMut(&str) -> String, context: String| {
+            let mut of = |row: &str| if rows.contains(&row) { show(row) } else { "NULL".to_owned() };
+            Image { old: of("OLD"), new: of("NEW"), context, from: String::new() }
         };
         let mut from = Vec::new();
-        let mut shown = |there: bool, row: &str| match (&self.shown, path) {
-            _ if !there => "NULL".to_owned(),
+        let mut usual = |row: &str| match (&self.shown, path) {
             (Shown::All, _) => format!("pg_catalog.row_to_json({row})"),
             (Shown::Only(names), Path::Fast) => {
                 let alias = if row == "OLD" { "o" } else { "n" };
@@ -145,18 +239,26 @@ impl Plan {
             }
             (Shown::Only(names), Path::Safe) => pick(schema, &format!("pg_catalog.row_to_json({row})"), names),
         };
-        let (old, new) = (shown(has.0, "OLD"), shown(has.1, "NEW"));
-        let differs = |names: &[Ident]| match path {
-            // Compares what is stored: right for NULL, for types without an equality operator, and it cannot fail.
-            Path::Fast => format!(
-                "pg_catalog.record_image_ne(ROW({}), ROW({}))",
-                list(names, |name| format!("NEW.{name}")),
-                list(names, |name| format!("OLD.{name}"))
-            ),
-            Path::Safe => {
-                format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names))
+        let mut usual = image(&mut usual, self.context(schema, None));
+        if !from.is_empty() {
+            usual.from = format!(" FROM {}", from.join(", "));
+        }
+        let long = self.long.as_ref().map(|long| match path {
+            Path::Fast => {
+                let omitted = rows
+                    .iter()
+                    .map(|row| long.omitted(schema, row))
+                    .reduce(|old, new| format!("pg_catalog.array_cat({old}, {new})"));
+                let omitted = format!("pg_catalog.to_json({})", omitted.unwrap_or_default());
+                let bounded = image(&mut |row| long.bounded(schema, row), self.context(schema, Some(&omitted)));
+                (either(&|row| long.may_be(row)), bounded)
             }
-        };
+            Path::Safe => {
+                let nothing = image(&mut |_| NOTHING.to_owned(), self.context(schema, Some(EVERYTHING)));
+                (either(&long::whole_may_be), nothing)
+            }
+        });
+        let differs = |names: &[Ident]| self.differ(schema, names, path);
         let mut conditions: Vec<String> = Vec::new();
         let unconditional = wanted.when.contains(&Changes::Any);
         for changes in &wanted.when {
@@ -173,10 +275,44 @@ impl Plan {
             (Some(_), 1) => bits(&wanted.when, |_| String::new()),
             _ => bits(&wanted.when, differs),
         };
-        let from = if from.is_empty() { String::new() } else { format!(" FROM {}", from.join(", ")) };
-        Part { condition, matched, old, new, from }
+        Part { condition, matched, image: usual, long }
+    }
+
+    /// A condition: one of these columns has changed.
+    fn differ(&self, schema: &Ident, names: &[Ident], path: Path) -> String {
+        if path == Path::Safe {
+            let differ =
+                format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names));
+            return match self.long {
+                None => differ,
+                Some(_) => format!(
+                    "(CASE WHEN {} OR {} THEN true ELSE {differ} END)",
+                    long::whole_may_be("OLD"),
+                    long::whole_may_be("NEW")
+                ),
+            };
+        }
+        // Compares what is stored: right for NULL, for types without an equality operator, and it cannot fail: two long
+        // values together might not fit into one row, so each is compared by itself.
+        let is_long = |name: &&Ident| {
+            self.long.as_ref().is_some_and(|long| long.unlimited.iter().any(|(unlimited, _)| unlimited == *name))
+        };
+        let alone: Vec<_> = names.iter().filter(is_long).skip(1).collect();
+        let together: Vec<_> = names.iter().filter(|name| !alone.contains(name)).collect();
+        let compare = |names: &[&Ident]| {
+            let of = |row: &str| names.iter().map(|name| format!("{row}.{name}")).collect::<Vec<_>>().join(", ");
+            format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", of("NEW"), of("OLD"))
+        };
+        let all: Vec<_> =
+            std::iter::once(compare(&together)).chain(alone.iter().map(|name| compare(&[name]))).collect();
+        all.join(" OR ")
     }
 }
+
+/// In place of a row that might be too long, while its columns are not known.
+const NOTHING: &str = "'{}'::pg_catalog.json";
+/// What is omitted then.
+const EVERYTHING: &str = "'[\"*\"]'::pg_catalog.json";
 
 /// Which of a function's two ways: with the columns' names, or safe whatever the columns are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -190,8 +326,18 @@ enum Path {
 struct Part {
     condition: Option<String>,
     matched: String,
+    image: Image,
+    /// When a row may be too long, and what is written of it then.
+    long: Option<(String, Image)>,
+}
+
+/// What is written of a row.
+#[derive(Debug, Eq, PartialEq)]
+struct Image {
     old: String,
     new: String,
+    /// Empty: nothing.
+    context: String,
     from: String,
 }
 
@@ -219,12 +365,12 @@ fn bits(when: &[Changes], differs: impl Fn(&[Ident]) -> String) -> String {
     parts.join(" OPERATOR(pg_catalog.||) ")
 }
 
-fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
+pub(super) fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
     names.iter().map(write).collect::<Vec<_>>().join(", ")
 }
 
 fn array(names: &[Ident]) -> String {
-    format!("ARRAY[{}]::text[]", list(names, |name| Literal(name.as_str()).to_string()))
+    format!("ARRAY[{}]::pg_catalog.text[]", list(names, |name| Literal(name.as_str()).to_string()))
 }
 
 fn pick(schema: &Ident, row: &str, names: &[Ident]) -> String {
@@ -244,7 +390,10 @@ fn dollar_tag(body: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        capture::plan::tests::{definition, facts},
+        capture::{
+            Size,
+            plan::tests::{definition, facts},
+        },
         log::definition::{Columns, Operations, Updates},
     };
 
@@ -254,7 +403,8 @@ mod tests {
 
     fn script(plan: &Plan) -> String {
         let Install { functions, triggers } = plan.sql(&Ident::new("eventlog"), &Ident::new("event_1"), 7);
-        functions.into_iter().chain(triggers.into_iter().map(|(_, sql)| sql)).map(|sql| sql + ";\n").collect()
+        let triggers = triggers.into_iter().flat_map(|trigger| [Some(trigger.create), trigger.enable]).flatten();
+        functions.into_iter().chain(triggers).map(|sql| sql + ";\n").collect()
     }
 
     #[test]
@@ -265,17 +415,59 @@ mod tests {
     #[test]
     fn two_triggers_with_columns_and_conditions() {
         let (mut one, mut two) = (definition(1), definition(2));
-        one.on = Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), delete: false };
+        one.on =
+            Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), delete: false, truncate: true };
         one.columns = Columns::Include(idents(&["status"]));
-        two.on = Operations { insert: false, update: Some(Updates::Of(idents(&["status", "total"]))), delete: true };
+        two.on = Operations {
+            insert: false,
+            update: Some(Updates::Of(idents(&["status", "total"]))),
+            delete: true,
+            truncate: false,
+        };
         two.columns = Columns::Exclude(idents(&["card"]));
         insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
     }
 
     #[test]
+    fn two_triggers_that_ask_who_it_was() {
+        let (mut one, mut two) = (definition(1), definition(2));
+        one.on.update = None;
+        let traceparent = Some("app.trace".to_owned());
+        one.context = Context { role: true, traceparent, ..Context::default() };
+        let settings = ["app.user", "app.trace"].map(str::to_owned).to_vec();
+        two.context = Context { application: true, settings, ..Context::default() };
+        insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
+    }
+
+    #[test]
+    fn one_of_two_triggers_wants_replicated_changes() {
+        let (mut one, mut two) = (definition(1), definition(2));
+        one.on = Operations { update: Some(Updates::Of(idents(&["status"]))), ..Operations::default() };
+        two.on = Operations { update: Some(Updates::All), truncate: true, ..Operations::default() };
+        two.replicated = true;
+        insta::assert_snapshot!(script(&Plan::new(&facts(), [(1, &one), (2, &two)])));
+    }
+
+    #[test]
+    fn a_table_with_columns_of_unlimited_types() {
+        let mut facts = facts();
+        for (column, size) in [(1, Size::Text), (3, Size::Jsonb)] {
+            facts.columns[column].size = size;
+        }
+        let (mut one, mut two) = (definition(1), definition(2));
+        one.on.update = Some(Updates::Of(idents(&["status", "card", "id"])));
+        one.on.delete = false;
+        two.on = Operations { insert: true, ..Operations::default() };
+        two.context.role = true;
+        insta::assert_snapshot!(script(&Plan::new(&facts, [(1, &one), (2, &two)])));
+        one.columns = Columns::Exclude(idents(&["status", "card"]));
+        assert_eq!(Plan::new(&facts, [(1, &one)]).long, None);
+    }
+
+    #[test]
     fn names_of_sql_triggers_fit_and_stay_distinct() {
         let long = Ident::new("é".repeat(31));
-        for operation in [Operation::Insert, Operation::Update, Operation::Delete] {
+        for operation in Operation::ALL {
             let name = trigger_name(&long, operation);
             assert!(
                 name.as_str().len() <= 63 && name.as_str().ends_with(&operation.to_string().to_lowercase()),

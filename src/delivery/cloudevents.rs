@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
+    context::Noted,
     lanes::Keys,
     row::{NotARow, Row},
     target::Target,
@@ -49,10 +50,27 @@ const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
 const TIME: HeaderName = HeaderName::from_static("ce-time");
 const SEQUENCE: HeaderName = HeaderName::from_static("ce-sequence");
 const PARTITIONKEY: HeaderName = HeaderName::from_static("ce-partitionkey");
+/// The attribute of CloudEvents' extension for distributed tracing, and W3C's own header.
+const CE_TRACEPARENT: HeaderName = HeaderName::from_static("ce-traceparent");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Whether a header is one of those that are set here.
 pub(super) fn sets(name: &HeaderName) -> bool {
-    [SPECVERSION, SOURCE, TRIGGER, ID, TYPE, SUBJECT, TIME, SEQUENCE, PARTITIONKEY, header::CONTENT_TYPE].contains(name)
+    [
+        SPECVERSION,
+        SOURCE,
+        TRIGGER,
+        ID,
+        TYPE,
+        SUBJECT,
+        TIME,
+        SEQUENCE,
+        PARTITIONKEY,
+        CE_TRACEPARENT,
+        TRACEPARENT,
+        header::CONTENT_TYPE,
+    ]
+    .contains(name)
 }
 
 /// Headers that are the same for every event of a subscription.
@@ -67,9 +85,13 @@ pub(super) fn constant(log: &ObjectName, trigger: &ObjectName) -> HeaderMap {
     ])
 }
 
-/// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none.
+/// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none;
+/// for a truncation: every key there is.
 pub(super) fn keys(event: &Event, capture: &Capture) -> Result<Keys<String>, NotARow> {
     let key = |row: &Option<String>| row.as_ref().map(|row| key(row, &capture.key)).transpose();
+    if event.operation == Operation::Truncate {
+        return Ok(Keys::All);
+    }
     if capture.key.is_empty() {
         return Ok(Keys::None);
     }
@@ -83,17 +105,28 @@ fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
 }
 
 /// All headers of an event's request. The event is named by its key after the change, a deleted one by that before.
-pub(super) fn headers(target: &Target, event: &Event, table: &TableName, keys: &Keys<String>) -> HeaderMap {
+pub(super) fn headers(
+    target: &Target,
+    event: &Event,
+    noted: &Noted<'_>,
+    table: &TableName,
+    keys: &Keys<String>,
+) -> HeaderMap {
     let mut subject = format!("{}.{}", segment(table.schema.as_str()), segment(table.name.as_str()));
     let mut headers = target.headers.clone();
     if let Keys::One(key) | Keys::Both(_, key) = keys {
         headers.insert(PARTITIONKEY, attribute(key));
         subject = format!("{subject}/{key}");
     }
+    if let Some(trace) = noted.traceparent(&target.context) {
+        headers.insert(CE_TRACEPARENT, trace.clone());
+        headers.insert(TRACEPARENT, trace);
+    }
     let kind = match event.operation {
         Operation::Insert => "dev.eventtrigger.row.insert",
         Operation::Update => "dev.eventtrigger.row.update",
         Operation::Delete => "dev.eventtrigger.row.delete",
+        Operation::Truncate => "dev.eventtrigger.row.truncate",
     };
     headers.insert(ID, attribute(&format!("{}-{}", target.log_id, event.id)));
     headers.insert(TYPE, HeaderValue::from_static(kind));
@@ -104,24 +137,35 @@ pub(super) fn headers(target: &Target, event: &Event, table: &TableName, keys: &
 }
 
 /// The body. Rows stand in it as the log has them, byte for byte; only columns that are not wanted are taken out.
-pub(super) fn body(event: &Event, table: &TableName, columns: &Columns) -> Result<Bytes, NotARow> {
+pub(super) fn body(target: &Target, event: &Event, noted: &Noted<'_>, table: &TableName) -> Result<Bytes, NotARow> {
+    let columns = &target.columns;
     let (old, new) = (shown(event.old.as_deref(), columns)?, shown(event.new.as_deref(), columns)?);
     let (schema, name) = (json(table.schema.as_str()), json(table.name.as_str()));
     let Event { operation, txid, .. } = event;
+    let omitted = noted.omitted(|column| shows(columns, column));
+    let omitted = omitted.map(|names| format!(r#","omitted":{names}"#)).unwrap_or_default();
+    let actor = noted.actor(&target.context).map(|actor| format!(r#","actor":{actor}"#)).unwrap_or_default();
     Ok(format!(
-        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}"}}"#
+        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}"{actor}{omitted}}}"#
     )
     .into())
 }
 
 fn shown<'a>(row: Option<&'a str>, columns: &Columns) -> Result<Cow<'a, str>, NotARow> {
     let Some(row) = row else { return Ok("null".into()) };
-    let shows = |column: &str, names: &[Ident]| names.iter().any(|name| name.as_str() == column);
     Ok(match columns {
         Columns::All => row.into(),
-        Columns::Include(names) => Row::parse(row)?.keep(|column| shows(column, names)).into(),
-        Columns::Exclude(names) => Row::parse(row)?.keep(|column| !shows(column, names)).into(),
+        Columns::Include(_) | Columns::Exclude(_) => Row::parse(row)?.keep(|column| shows(columns, column)).into(),
     })
+}
+
+fn shows(columns: &Columns, column: &str) -> bool {
+    let named = |names: &[Ident]| names.iter().any(|name| name.as_str() == column);
+    match columns {
+        Columns::All => true,
+        Columns::Include(names) => named(names),
+        Columns::Exclude(names) => !named(names),
+    }
 }
 
 fn segment(text: &str) -> Cow<'_, str> {
@@ -146,7 +190,7 @@ mod tests {
         super::target::tests::{config, definition},
         *,
     };
-    use crate::log::Bits;
+    use crate::log::{Bits, Definition, definition::Context};
 
     fn event(operation: Operation, old: Option<&str>, new: Option<&str>) -> Event {
         Event {
@@ -159,7 +203,17 @@ mod tests {
             matched: Bits::new(1, vec![0x80]),
             old: old.map(str::to_owned),
             new: new.map(str::to_owned),
+            context: None,
         }
+    }
+
+    fn target(columns: Columns, context: Context) -> Target {
+        let definition = Definition { columns, context, ..definition("http://billing", Vec::new()) };
+        Target::new(&definition, &config(), "6f1c").unwrap()
+    }
+
+    fn written(event: &Event, table: &TableName, target: &Target) -> Bytes {
+        body(target, event, &Noted::of(event).unwrap(), table).unwrap()
     }
 
     fn capture(key: &[&str]) -> Capture {
@@ -172,8 +226,12 @@ mod tests {
     }
 
     fn sent(event: &Event, capture: &Capture) -> Vec<(String, String)> {
-        let target = Target::new(&definition("http://billing", Vec::new()), &config(), "6f1c").unwrap();
-        let headers = headers(&target, event, &capture.table, &keys(event, capture).unwrap());
+        sent_by(&target(Columns::All, Context::default()), event, capture)
+    }
+
+    fn sent_by(target: &Target, event: &Event, capture: &Capture) -> Vec<(String, String)> {
+        let noted = Noted::of(event).unwrap();
+        let headers = headers(target, event, &noted, &capture.table, &keys(event, capture).unwrap());
         let mut headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
         headers.sort();
@@ -234,11 +292,48 @@ mod tests {
     }
 
     #[test]
+    fn a_truncation_is_about_the_table_and_every_key() {
+        let event = event(Operation::Truncate, None, None);
+        assert_eq!(keys(&event, &capture(&["id"])).unwrap(), Keys::All);
+        assert_eq!(keys(&event, &capture(&[])).unwrap(), Keys::All);
+        let sent = sent(&event, &capture(&["id"]));
+        assert!(sent.iter().all(|(name, _)| name != "ce-partitionkey"));
+        assert!(sent.contains(&("ce-subject".to_owned(), "public.orders".to_owned())));
+        assert!(sent.contains(&("ce-type".to_owned(), "dev.eventtrigger.row.truncate".to_owned())));
+        let target = target(Columns::Include(vec![Ident::new("id")]), Context::default());
+        let expected =
+            r#"{"op":"TRUNCATE","table":{"schema":"public","name":"orders"},"old":null,"new":null,"txid":"740"}"#;
+        assert_eq!(written(&event, &TableName::new("public", "orders"), &target), expected);
+    }
+
+    #[test]
+    fn who_made_the_change_is_told_to_who_asked() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let context = format!(r#"{{"role":"app","settings":{{"app.user":"7","app.trace":"{trace}"}}}}"#);
+        let event = Event { context: Some(context), ..event(Operation::Insert, None, Some("{}")) };
+        let asked = Context {
+            settings: vec!["app.user".to_owned()],
+            traceparent: Some("app.trace".to_owned()),
+            ..Context::default()
+        };
+        let target = target(Columns::All, asked);
+        let expected = r#"{"op":"INSERT","table":{"schema":"public","name":"orders"},"old":null,"new":{},"txid":"740","actor":{"settings":{"app.user":"7"}}}"#;
+        assert_eq!(written(&event, &TableName::new("public", "orders"), &target), expected);
+        let traced = |target: &Target| {
+            let headers = sent_by(target, &event, &capture(&[]));
+            headers.into_iter().filter(|(_, value)| value == trace).map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(traced(&target), ["ce-traceparent", "traceparent"]);
+        assert!(traced(&super::tests::target(Columns::All, Context::default())).is_empty());
+    }
+
+    #[test]
     fn rows_are_passed_through_byte_for_byte() {
         let new = r#"{"id":1,"n":1.10,"j":{"b": 1,  "a":[1e400]},"s":"\u00e4"}"#;
-        let body = body(&event(Operation::Insert, None, Some(new)), &TableName::new("a\"b", "ä"), &Columns::All);
+        let target = target(Columns::All, Context::default());
+        let body = written(&event(Operation::Insert, None, Some(new)), &TableName::new("a\"b", "ä"), &target);
         let expected = r#"{"op":"INSERT","table":{"schema":"a\"b","name":"ä"},"old":null,"new":NEW,"txid":"740"}"#;
-        assert_eq!(body.unwrap(), expected.replace("NEW", new));
+        assert_eq!(body, expected.replace("NEW", new));
     }
 
     #[rstest]
@@ -247,9 +342,10 @@ mod tests {
     #[case(Columns::Include(vec![Ident::new("gone")]), "{}")]
     fn columns_are_taken_out_and_the_others_keep_their_bytes(#[case] columns: Columns, #[case] kept: &str) {
         let row = r#"{"id":1, "n":1.10,"j":{"b": 1,  "b":2},"s":"x"}"#;
-        let body = body(&event(Operation::Delete, Some(row), None), &TableName::new("public", "orders"), &columns);
+        let target = target(columns, Context::default());
+        let body = written(&event(Operation::Delete, Some(row), None), &TableName::new("public", "orders"), &target);
         let expected =
             r#"{"op":"DELETE","table":{"schema":"public","name":"orders"},"old":OLD,"new":null,"txid":"740"}"#;
-        assert_eq!(body.unwrap(), expected.replace("OLD", kept));
+        assert_eq!(body, expected.replace("OLD", kept));
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cloudevents,
+    context::Noted,
     lanes::{Keys, Lanes, Ticket},
     ledger::Receipt,
     metrics::Metrics,
@@ -222,12 +223,15 @@ impl Work {
         // Not marked as seen: the loop is to learn of a change too.
         let target = self.courier.target.borrow().clone();
         let Order { event, capture, .. } = &load.order;
-        let body = match cloudevents::body(event, &capture.table, &target.columns) {
-            Ok(body) => body,
+        let written = Noted::of(event).and_then(|noted| {
+            let headers = cloudevents::headers(&target, event, &noted, &capture.table, &load.keys);
+            Ok((headers, cloudevents::body(&target, event, &noted, &capture.table)?))
+        });
+        let (headers, body) = match written {
+            Ok(written) => written,
             Err(error) => return self.finish(ticket, Some((None, error.to_string()))),
         };
         load.attempts = load.attempts.saturating_add(1);
-        let headers = cloudevents::headers(&target, event, &capture.table, &load.keys);
         let Office { client, metrics, tally, .. } = &*self.courier.office;
         if load.attempts > 1 {
             metrics.retries.inc();
@@ -293,6 +297,7 @@ impl Work {
             error,
             old: event.old.clone(),
             new: event.new.clone(),
+            context: event.context.clone(),
         };
         self.report(News::Done { receipt: *receipt, dead: Some(dead) });
     }

@@ -1,6 +1,7 @@
 //! Order: events of one key go one at a time, in the order in which they came; all others go side by side.
 //!
-//! An event may have two keys (an UPDATE that changes the key): it waits for, and then blocks, both.
+//! An event may have two keys (an UPDATE that changes the key): it waits for, and then blocks, both. An event may be
+//! about every key (a TRUNCATE): it waits for, and then blocks, all.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -22,6 +23,10 @@ pub(super) struct Lanes<K> {
     keys: HashMap<Ticket, Keys<K>>,
     /// Nothing stands before them: the oldest goes first.
     ready: BTreeSet<Ticket>,
+    /// From the first event on that is about every key, and found others unfinished: not in any queue yet.
+    behind: VecDeque<(Ticket, Keys<K>)>,
+    /// The one unfinished event is about every key.
+    barred: bool,
 }
 
 /// The ordering keys of one event.
@@ -33,6 +38,8 @@ pub(super) enum Keys<K> {
     One(K),
     /// Before and after the change, which differ.
     Both(K, K),
+    /// It is about every key, also about what has none.
+    All,
 }
 
 impl<K: Eq> Keys<K> {
@@ -47,9 +54,14 @@ impl<K: Eq> Keys<K> {
 }
 
 impl<K> Keys<K> {
+    /// Whether everything waits for it, and it for everything.
+    fn bar(&self) -> bool {
+        matches!(self, Self::All)
+    }
+
     fn iter(&self) -> impl Iterator<Item = &K> {
         match self {
-            Self::None => [None, None],
+            Self::None | Self::All => [None, None],
             Self::One(key) => [Some(key), None],
             Self::Both(old, new) => [Some(old), Some(new)],
         }
@@ -60,11 +72,32 @@ impl<K> Keys<K> {
 
 impl<K: Clone + Eq + Hash> Lanes<K> {
     pub(super) fn new() -> Self {
-        Self { queues: HashMap::new(), keys: HashMap::new(), ready: BTreeSet::new() }
+        Self {
+            queues: HashMap::new(),
+            keys: HashMap::new(),
+            ready: BTreeSet::new(),
+            behind: VecDeque::new(),
+            barred: false,
+        }
     }
 
     /// Takes an event in. Tickets must ascend.
     pub(super) fn admit(&mut self, ticket: Ticket, keys: Keys<K>) {
+        self.behind.push_back((ticket, keys));
+        self.catch_up();
+    }
+
+    /// Lets in what stands behind an event about every key, as far as that one allows.
+    fn catch_up(&mut self) {
+        while !self.barred
+            && let Some((ticket, keys)) = self.behind.pop_front_if(|(_, keys)| !keys.bar() || self.keys.is_empty())
+        {
+            self.barred = keys.bar();
+            self.line_up(ticket, keys);
+        }
+    }
+
+    fn line_up(&mut self, ticket: Ticket, keys: Keys<K>) {
         for key in keys.iter() {
             self.queues.entry(key.clone()).or_default().push_back(ticket);
         }
@@ -93,6 +126,8 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
                 None => drop(self.queues.remove(key)),
             }
         }
+        self.barred &= !keys.bar();
+        self.catch_up();
     }
 
     /// Makes an event ready if it is the head of each of its queues.
@@ -113,7 +148,10 @@ mod tests {
     use super::*;
 
     fn keys() -> impl Strategy<Value = Keys<u8>> {
-        (proptest::option::of(0..4_u8), proptest::option::of(0..4_u8)).prop_map(|(old, new)| Keys::of(old, new))
+        prop_oneof![
+            9 => (proptest::option::of(0..4_u8), proptest::option::of(0..4_u8)).prop_map(|(old, new)| Keys::of(old, new)),
+            1 => Just(Keys::All),
+        ]
     }
 
     proptest! {
@@ -148,6 +186,12 @@ mod tests {
                                 }
                                 prop_assert!(last.insert(*key, ticket).is_none_or(|before| before < ticket));
                             }
+                            for other in 0..admitted as Ticket {
+                                let barred = |ticket: Ticket| events[usize::try_from(ticket).unwrap()] == Keys::All;
+                                let finished = handed.contains(&other) && !out.contains(&other);
+                                prop_assert!(other >= ticket || finished || !(barred(other) || barred(ticket)),
+                                    "{ticket} did not wait for {other}");
+                            }
                             out.push(ticket);
                             handed.push(ticket);
                         }
@@ -164,7 +208,7 @@ mod tests {
             }
             handed.sort_unstable();
             prop_assert_eq!(handed, (0..events.len() as Ticket).collect::<Vec<_>>());
-            prop_assert!(lanes.queues.is_empty() && lanes.keys.is_empty());
+            prop_assert!(lanes.queues.is_empty() && lanes.keys.is_empty() && lanes.behind.is_empty());
         }
     }
 
@@ -176,6 +220,23 @@ mod tests {
         lanes.admit(2, Keys::of(Some("a"), Some("b")));
         lanes.admit(3, Keys::One("a"));
         lanes.admit(4, Keys::One("b"));
+        assert_eq!((lanes.next(), lanes.next(), lanes.next()), (Some(0), Some(1), None));
+        lanes.finish(1);
+        assert_eq!(lanes.next(), None);
+        lanes.finish(0);
+        assert_eq!((lanes.next(), lanes.next()), (Some(2), None));
+        lanes.finish(2);
+        assert_eq!((lanes.next(), lanes.next(), lanes.next()), (Some(3), Some(4), None));
+    }
+
+    #[test]
+    fn an_event_about_every_key_waits_for_all_and_blocks_all() {
+        let mut lanes = Lanes::new();
+        for (ticket, keys) in
+            [(0, Keys::One("a")), (1, Keys::None), (2, Keys::All), (3, Keys::One("b")), (4, Keys::None)]
+        {
+            lanes.admit(ticket, keys);
+        }
         assert_eq!((lanes.next(), lanes.next(), lanes.next()), (Some(0), Some(1), None));
         lanes.finish(1);
         assert_eq!(lanes.next(), None);

@@ -212,6 +212,7 @@ mod tests {
             matched: Bits::new(0, Vec::new()),
             old: None,
             new: None,
+            context: None,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod cloudevents;
 mod config;
+mod context;
 mod courier;
 mod lanes;
 mod ledger;

@@ -9,7 +9,7 @@ use super::{Config, cloudevents};
 use crate::{
     log::{
         Definition,
-        definition::{Columns, HeaderValue as Source, Policy, SecretName},
+        definition::{Columns, Context, HeaderValue as Source, Policy, SecretName},
     },
     name::ObjectName,
 };
@@ -32,6 +32,7 @@ pub(super) struct Target {
     /// The sink's own headers and those that every event of the subscription has.
     pub(super) headers: HeaderMap,
     pub(super) columns: Columns,
+    pub(super) context: Context,
     pub(super) policy: Policy,
     /// First half of every event's id.
     pub(super) log_id: String,
@@ -95,6 +96,7 @@ impl Target {
             url,
             headers,
             columns: definition.columns.clone(),
+            context: definition.context.clone(),
             policy: definition.policy.clone(),
             log_id: log_id.to_owned(),
             secrets,
@@ -168,6 +170,8 @@ pub(super) mod tests {
             table: TableName::new("public", "orders"),
             on: Operations::default(),
             columns: Columns::All,
+            context: Context::default(),
+            replicated: false,
             sink: Some(Sink { url: url.to_owned(), headers }),
             policy: Policy::default(),
             suspend: false,

@@ -22,6 +22,10 @@ pub struct Definition {
     pub on: Operations,
     /// The columns that an event shows.
     pub columns: Columns,
+    /// What of its circumstances an event shows.
+    pub context: Context,
+    /// Whether replicated changes make events, too.
+    pub replicated: bool,
     /// Where events go; `None` while it cannot be told: events are kept, and wait.
     pub sink: Option<Sink>,
     /// How often and how patiently.
@@ -39,6 +43,8 @@ pub struct Operations {
     pub update: Option<Updates>,
     /// Deletes do.
     pub delete: bool,
+    /// Truncating does.
+    pub truncate: bool,
 }
 
 /// Which updates make an event.
@@ -59,6 +65,26 @@ pub enum Columns {
     Include(Vec<Ident>),
     /// All but these.
     Exclude(Vec<Ident>),
+}
+
+/// What an event shows of who made the change. Default: nothing.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Context {
+    /// The role that the application acts as.
+    pub role: bool,
+    /// Its `application_name`.
+    pub application: bool,
+    /// Settings of the application's own, such as `app.user`.
+    pub settings: Vec<String>,
+    /// The setting that holds the W3C trace context of what the application is doing.
+    pub traceparent: Option<String>,
+}
+
+impl Context {
+    /// Every setting that is to be read.
+    pub fn settings(&self) -> impl Iterator<Item = &String> {
+        self.settings.iter().chain(&self.traceparent)
+    }
 }
 
 /// Where events go.

@@ -1,4 +1,4 @@
-//! One row of the log: one change of one row of a table.
+//! One row of the log: one change of one row of a table, or the truncation of a table.
 
 use std::fmt;
 
@@ -7,20 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::Txid;
 
-/// What happened to the row.
+/// What happened.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Operation {
-    /// It is new.
+    /// A row is new.
     Insert,
-    /// It changed.
+    /// A row changed.
     Update,
-    /// It is gone.
+    /// A row is gone.
     Delete,
+    /// All rows of the table are gone.
+    Truncate,
 }
 
 impl Operation {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::Insert, Self::Update, Self::Delete];
+    pub const ALL: [Self; 4] = [Self::Insert, Self::Update, Self::Delete, Self::Truncate];
 
     /// As the log stores it.
     pub fn code(self) -> char {
@@ -28,6 +30,7 @@ impl Operation {
             Self::Insert => 'I',
             Self::Update => 'U',
             Self::Delete => 'D',
+            Self::Truncate => 'T',
         }
     }
 
@@ -44,6 +47,7 @@ impl fmt::Display for Operation {
             Self::Insert => "INSERT",
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
+            Self::Truncate => "TRUNCATE",
         })
     }
 }
@@ -65,10 +69,12 @@ pub struct Event {
     pub operation: Operation,
     /// Which of the capture's triggers matched, by position.
     pub matched: Bits,
-    /// The row before, as JSON text; `None` for an insert.
+    /// The row before, as JSON text; `None` for an insert or a truncation.
     pub old: Option<String>,
-    /// The row after, as JSON text; `None` for a delete.
+    /// The row after, as JSON text; `None` for a delete or a truncation.
     pub new: Option<String>,
+    /// Who made the change, as far as an EventTrigger of the table asks; JSON text.
+    pub context: Option<String>,
 }
 
 /// A bit string, as PostgreSQL's `varbit`.

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use super::{LookupError, Objects, Problem, Secrets, sink};
 use crate::{
     api::{self, EventTrigger, EventTriggerSpec},
-    log::definition::{Columns, Definition, Operations, Policy, Updates},
+    log::definition::{Columns, Context, Definition, Operations, Policy, Updates},
     name::{Ident, ObjectName, TableName},
 };
 
@@ -23,8 +23,18 @@ pub struct Resolved {
 /// What `trigger` wants. Whether its EventLog allows the table is for [`super::table_allowed`].
 pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Result<Resolved, LookupError> {
     let namespace = trigger.namespace().unwrap_or_default();
-    let EventTriggerSpec { event_log_ref: _, table, on, columns, sink, delivery, suspend, reclaim_policy: _ } =
-        &trigger.spec;
+    let EventTriggerSpec {
+        event_log_ref: _,
+        table,
+        on,
+        columns,
+        context,
+        capture_replicated,
+        sink,
+        delivery,
+        suspend,
+        reclaim_policy: _,
+    } = &trigger.spec;
     let own = delivery.clone().unwrap_or_default();
     let (sink, delivery, secrets, outcome) = match sink::destination(sink, &namespace, objects).await? {
         Ok(target) => (Some(target.sink), own.over(&target.delivery), target.secrets, Ok(())),
@@ -35,6 +45,8 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         table: TableName::new(&table.schema, &table.name),
         on: operations(on),
         columns: columns.as_ref().map_or(Columns::All, shown),
+        context: context.as_ref().map(asked).unwrap_or_default(),
+        replicated: *capture_replicated,
         sink,
         policy: Policy::from_api(&delivery),
         suspend: *suspend,
@@ -42,12 +54,17 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
     Ok(Resolved { definition, sink: outcome, secrets })
 }
 
-fn operations(api::Operations { insert, update, delete }: &api::Operations) -> Operations {
+fn operations(api::Operations { insert, update, delete, truncate }: &api::Operations) -> Operations {
     let updates = |update: &api::Update| match &update.columns {
         None => Updates::All,
         Some(columns) => Updates::Of(idents(columns)),
     };
-    Operations { insert: insert.is_some(), update: update.as_ref().map(updates), delete: delete.is_some() }
+    Operations {
+        insert: insert.is_some(),
+        update: update.as_ref().map(updates),
+        delete: delete.is_some(),
+        truncate: truncate.is_some(),
+    }
 }
 
 fn shown(api::Columns { include, exclude }: &api::Columns) -> Columns {
@@ -55,6 +72,15 @@ fn shown(api::Columns { include, exclude }: &api::Columns) -> Columns {
         (Some(include), _) => Columns::Include(idents(include)),
         (None, Some(exclude)) => Columns::Exclude(idents(exclude)),
         (None, None) => Columns::All,
+    }
+}
+
+fn asked(api::Context { role, application_name, settings, traceparent }: &api::Context) -> Context {
+    Context {
+        role: *role,
+        application: *application_name,
+        settings: settings.clone().unwrap_or_default(),
+        traceparent: traceparent.clone(),
     }
 }
 
@@ -89,15 +115,27 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
     #[tokio::test]
     async fn a_trigger_is_laid_over_its_sink_and_that_over_the_defaults() {
         let trigger = trigger(
-            "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}}, columns: {exclude: [card]}, \
-             sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
+            "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}, truncate: {}}, columns: {exclude: [card]}, \
+             context: {role: true, settings: [app.user], traceparent: app.trace}, captureReplicated: true, sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
         );
         let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
         let expected = Definition {
             trigger: ObjectName::new("shop", "paid"),
             table: TableName::new("public", "Orders"),
-            on: Operations { insert: true, update: Some(Updates::Of(vec![Ident::new("status")])), delete: false },
+            on: Operations {
+                insert: true,
+                update: Some(Updates::Of(vec![Ident::new("status")])),
+                delete: false,
+                truncate: true,
+            },
             columns: Columns::Exclude(vec![Ident::new("card")]),
+            context: Context {
+                role: true,
+                application: false,
+                settings: vec!["app.user".to_owned()],
+                traceparent: Some("app.trace".to_owned()),
+            },
+            replicated: true,
             sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), headers: Vec::new() }),
             policy: Policy {
                 retry: 5,

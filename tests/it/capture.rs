@@ -1,17 +1,21 @@
 //! What the SQL triggers write, and what they never break.
 
+mod context;
 mod exact;
+mod long;
 mod names;
 mod order;
+mod replicated;
 mod settings;
 mod shapes;
 mod statements;
+mod truncate;
 mod types;
 
 use eventtrigger::{
     log::{
         AdminError,
-        definition::{Columns, Operations, Updates},
+        definition::{Columns, Context, Operations, Updates},
     },
     name::{Ident, TableName},
 };
@@ -57,10 +61,11 @@ async fn what_rolls_back_leaves_nothing_savepoints_included() {
 async fn two_triggers_on_a_table_share_one_row_and_each_has_its_bit() {
     let (database, admin) = Database::with_orders().await;
     let mut one = everything("one", orders());
-    one.on = Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), delete: false };
+    one.on = Operations { insert: true, update: Some(Updates::Of(idents(&["status"]))), ..Operations::default() };
     one.columns = Columns::Include(idents(&["status"]));
     let mut two = everything("two", orders());
-    two.on = Operations { insert: false, update: Some(Updates::Of(idents(&["total", "status"]))), delete: true };
+    two.on =
+        Operations { update: Some(Updates::Of(idents(&["total", "status"]))), delete: true, ..Operations::default() };
     two.columns = Columns::Exclude(idents(&["card"]));
     admin.install("u1", &one).await.unwrap();
     admin.install("u2", &two).await.unwrap();
@@ -209,11 +214,12 @@ async fn the_application_needs_no_right_on_the_log_and_cannot_steer_capture_by_i
     let mut only = everything("only", orders());
     only.columns = Columns::Include(idents(&["status"]));
     only.on.update = Some(Updates::Of(idents(&["status"])));
+    only.context = Context { role: true, settings: vec!["app.user".to_owned()], ..Context::default() };
     admin.install("u1", &only).await.unwrap();
     let app = format!("{}_app", database.config.user);
     let root = crate::support::root(&database.config.dbname).await;
     root.batch_execute(&format!(
-        "CREATE ROLE {app}; GRANT ALL ON orders TO {app}; CREATE SCHEMA evil AUTHORIZATION {app}; SET ROLE {app};
+        "CREATE ROLE {app}; GRANT ALL ON orders TO {app}; CREATE SCHEMA evil AUTHORIZATION {app}; SET ROLE {app}; GRANT USAGE ON SCHEMA evil TO PUBLIC;
          CREATE FUNCTION evil.row_to_json(record) RETURNS json LANGUAGE plpgsql AS $$ BEGIN RETURN '\"stolen\"'::json; END $$;
          CREATE FUNCTION evil.never(bigint, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$;
          CREATE FUNCTION evil.no(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$;
@@ -221,11 +227,21 @@ async fn the_application_needs_no_right_on_the_log_and_cannot_steer_capture_by_i
          CREATE FUNCTION evil.gt(smallint, integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$;
          CREATE OPERATOR evil.> (FUNCTION = evil.gt, LEFTARG = smallint, RIGHTARG = integer);
          CREATE TABLE evil.event_1 (LIKE public.orders);
+         CREATE FUNCTION evil.check(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$;
+         CREATE DOMAIN evil.text AS pg_catalog.text CHECK (evil.check(VALUE));
          SET search_path = evil, pg_catalog, public;
          INSERT INTO public.orders VALUES (1, 'a'); UPDATE public.orders SET status = 'b'; DELETE FROM public.orders"
     ))
     .await
     .unwrap();
+    // Nor after a change of columns, when other code runs.
+    database.run("ALTER TABLE orders ADD COLUMN more int").await;
+    root.batch_execute(
+        "INSERT INTO public.orders VALUES (1, 'a'); UPDATE public.orders SET status = 'b'; DELETE FROM public.orders",
+    )
+    .await
+    .unwrap();
+    assert_eq!(database.logged().await[4], r#"U 1 {"id":1,"status":"a"} {"id":1,"status":"b"}"#.replace(':', " : ").replace(',', ", ").replace('{', "{ ").replace('}', " }"));
     assert_eq!(database.logged().await[1], r#"U 1 {"id":1,"status":"a"} {"id":1,"status":"b"}"#);
     let denied = root.batch_execute("SELECT * FROM eventlog.event").await.unwrap_err();
     assert_eq!(denied.code(), Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE));

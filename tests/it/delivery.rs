@@ -10,7 +10,7 @@ use eventtrigger::{
     delivery::{self, Config, Metrics, Monitor, Options, Phase, Progress},
     log::{
         Definition,
-        definition::{Columns, Header, HeaderValue, Policy, SecretName, Sink},
+        definition::{Columns, Context, Header, HeaderValue, Policy, SecretName, Sink},
     },
     name::{Ident, ObjectName},
 };
@@ -184,6 +184,100 @@ async fn events_of_a_key_arrive_one_at_a_time_and_in_order_though_attempts_fail(
             assert!(before.is_none_or(|before| before < hit.sequence()), "order of {key}");
         }
     }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn who_made_a_change_and_in_which_trace_is_told_to_who_asked() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut one = trigger("one", receiver.url("/one"));
+    one.context = Context { role: true, traceparent: Some("app.trace".to_owned()), ..Context::default() };
+    admin.install("u1", &one).await.unwrap();
+    let mut two = trigger("two", receiver.url("/two"));
+    two.context = Context { application: true, settings: vec!["app.user".to_owned()], ..Context::default() };
+    admin.install("u2", &two).await.unwrap();
+    admin.install("u3", &trigger("three", receiver.url("/three"))).await.unwrap();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    database
+        .run(&format!(
+            "SET application_name = 'shop'; SET app.\"user\" = '7'; SET app.trace = '{trace}'; INSERT INTO orders VALUES (1)"
+        ))
+        .await;
+    database.run("SET app.trace = 'not a trace'; DELETE FROM orders").await;
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    let hits = receiver.until("six events", |hits| hits.len() == 6).await;
+    let told = |path: &str| {
+        let told = |hit: &Hit| (hit.json()["actor"].clone(), hit.header("traceparent").to_owned());
+        hits.iter().filter(|hit| hit.path == path).map(told).collect::<Vec<_>>()
+    };
+    let role = json!({"role": database.config.user});
+    assert_eq!(told("/one"), [(role.clone(), trace.to_owned()), (role, String::new())]);
+    let application = json!({"application": "shop", "settings": {"app.user": "7"}});
+    assert_eq!(told("/two"), [(application.clone(), String::new()), (application, String::new())]);
+    assert_eq!(told("/three"), [(json!(null), String::new()), (json!(null), String::new())]);
+    assert_eq!(hits.iter().filter(|hit| hit.header("ce-traceparent") == trace).count(), 1);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_of_50_mb_is_delivered_and_one_that_was_too_long_says_so() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let patient = Policy { timeout: DEADLINE, ..policy() };
+    admin.install("u1", &Definition { policy: patient.clone(), ..trigger("all", receiver.url("/all")) }).await.unwrap();
+    let mut some = Definition { policy: patient, ..trigger("some", receiver.url("/some")) };
+    some.columns = Columns::Exclude(vec![Ident::new("card")]);
+    admin.install("u2", &some).await.unwrap();
+    database
+        .run("INSERT INTO orders VALUES (1, repeat('x', 50000000), 1, NULL), (2, repeat('x', 70000000), 1, 'c')")
+        .await;
+    database.run("INSERT INTO orders VALUES (3, 's', 1, repeat('x', 70000000))").await;
+    let worker = Running::start(&database);
+    let hits = receiver.until("six events", |hits| ids(hits).len() == 6).await;
+    let got = |path: &str, id: i32| {
+        let hit = hits.iter().find(|hit| hit.path == path && hit.json()["new"]["id"] == id).expect("an event");
+        let json = hit.json();
+        let length = |name: &str| json["new"][name].as_str().map(str::len);
+        (length("status"), length("card"), json.get("omitted").cloned())
+    };
+    assert_eq!(got("/all", 1), (Some(50_000_000), None, None));
+    assert_eq!(got("/all", 2), (None, Some(1), Some(json!(["status"]))));
+    assert_eq!(got("/all", 3), (Some(1), None, Some(json!(["card"]))));
+    assert_eq!(got("/some", 2), (None, None, Some(json!(["status"]))));
+    assert_eq!(got("/some", 3), (Some(1), None, None));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_truncation_is_sent_after_everything_before_it_and_before_everything_after_it() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut all = trigger("all", receiver.url("/"));
+    all.on.truncate = true;
+    admin.install("u1", &all).await.unwrap();
+    // Of three keys one fails twice; the truncation itself fails twice, too.
+    receiver.reply(|hit, before| {
+        let stubborn = hit.header("ce-type").ends_with("truncate") || hit.header("ce-subject").ends_with("/2");
+        Reply::now(if stubborn && before < 2 { 503 } else { 200 })
+    });
+    database.run("INSERT INTO orders SELECT generate_series(1, 3)").await;
+    database.run("TRUNCATE orders").await;
+    database.run("INSERT INTO orders SELECT generate_series(1, 3)").await;
+    let mut worker = Running::start(&database);
+    worker.caught_up().await;
+    let hits = receiver.until("seven events", |hits| ids(hits).len() == 7).await;
+    let accepted: Vec<_> = hits.iter().filter(|hit| hit.status == 200).collect();
+    assert_eq!(accepted[3].header("ce-type"), "dev.eventtrigger.row.truncate");
+    assert_eq!((accepted[3].header("ce-subject"), accepted[3].header("ce-partitionkey")), ("public.orders", ""));
+    assert_eq!((&accepted[3].json()["old"], &accepted[3].json()["new"]), (&json!(null), &json!(null)));
+    let barrier = accepted[3].sequence();
+    assert!(accepted[..3].iter().all(|hit| hit.sequence() < barrier));
+    let first = hits.iter().position(|hit| hit.sequence() == barrier).unwrap();
+    assert_eq!(ids(&hits[..first]).len(), 3, "it was tried before what came before it was accepted");
+    let after = hits.iter().position(|hit| hit.sequence() > barrier).unwrap();
+    assert_eq!(ids(&hits[..after]).len(), 4, "what came after it was tried before it was accepted");
     worker.stop().await;
 }
 

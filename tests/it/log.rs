@@ -138,6 +138,7 @@ async fn positions_and_dead_letters_are_kept() {
         error: "503 Service Unavailable".to_owned(),
         old: None,
         new: Some(r#"{"id": 1.50}"#.to_owned()),
+        context: None,
     };
     for _ in 0..2 {
         worker

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode, Uri},
     response::IntoResponse,
 };
@@ -95,7 +95,7 @@ impl Receiver {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let app = Router::new().fallback(receive).with_state(inner.clone());
+        let app = Router::new().fallback(receive).layer(DefaultBodyLimit::disable()).with_state(inner.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         Self { inner, port }
     }

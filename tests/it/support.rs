@@ -10,7 +10,7 @@ use std::{
 use eventtrigger::{
     log::{
         Admin, ConnectConfig, Definition, Owner, Worker,
-        definition::{Columns, Operations, Policy, Updates},
+        definition::{Columns, Context, Operations, Policy, Updates},
     },
     name::{Ident, ObjectName, TableName},
     standalone::embedded::{Embedded, Major, Options},
@@ -187,13 +187,15 @@ pub(crate) fn schema() -> Ident {
     Ident::new("eventlog")
 }
 
-/// All columns of all operations of a table.
+/// All columns of every change of a row of a table.
 pub(crate) fn everything(name: &str, table: TableName) -> Definition {
     Definition {
         trigger: ObjectName::new("shop", name),
         table,
-        on: Operations { insert: true, update: Some(Updates::All), delete: true },
+        on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
         columns: Columns::All,
+        context: Context::default(),
+        replicated: false,
         sink: None,
         policy: Policy::default(),
         suspend: false,

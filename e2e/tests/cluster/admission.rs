@@ -136,7 +136,7 @@ async fn a_trigger_names_operations_and_columns_once_and_in_one_way() {
     rejects([
         (
             trigger("t", json!({"on": {"insert": null, "update": null, "delete": null}})),
-            ["spec.on", "at least one of insert, update and delete"],
+            ["spec.on", "at least one of insert, update, delete and truncate"],
         ),
         (trigger("t", json!({"on": {"upsert": {}}})), ["on", "upsert"]),
         (trigger("t", json!({"on": {"update": {"columns": []}}})), ["spec.on.update.columns", "at least 1"]),

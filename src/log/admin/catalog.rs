@@ -1,11 +1,11 @@
 //! What the catalog and the log's schema hold, read into the types of [`crate::capture`].
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{Transaction, error::SqlState};
 
 use super::{Admin, AdminError, CaptureState, failed};
 use crate::{
-    capture::{Column, Kind, Problem, TableFacts, not_found},
-    log::Definition,
+    capture::{Column, Kind, Problem, Rights, Size, TableFacts, not_found},
+    log::{Definition, explain},
     name::{Ident, ObjectName, TableName},
 };
 
@@ -32,7 +32,7 @@ impl Admin {
         Ok(rows.into_iter().map(state).collect())
     }
 
-    /// Facts of a table that this role may put SQL triggers on.
+    /// Facts of a table.
     pub(super) async fn facts(
         &self,
         transaction: &Transaction<'_>,
@@ -58,23 +58,50 @@ impl Admin {
             _ => Kind::Other,
         };
         let idents = |names: Vec<String>| names.into_iter().map(Ident::new).collect::<Vec<_>>();
-        let (may, role): (bool, String) = (row.get(7), row.get(8));
-        if !may && matches!(kind, Kind::Table | Kind::Partitioned) {
-            let role = Ident::new(role);
-            return Err(AdminError::NotPermitted(format!(
-                "role {role} may not put triggers on table {}; run: GRANT TRIGGER ON {table} TO {role}",
-                table.plain()
-            )));
-        }
+        let column = |(name, size): (Ident, &str)| {
+            let size = match size {
+                "limited" => Size::Limited,
+                "text" => Size::Text,
+                "json" => Size::Json,
+                "jsonb" => Size::Jsonb,
+                _ => Size::Other,
+            };
+            Column { name, size }
+        };
+        let ident = |column| Ident::new(row.get::<_, String>(column));
+        let rights = Rights { role: ident(9), trigger: row.get(8), owner: ident(10), owns: row.get(11) };
         Ok(TableFacts {
             name: table.clone(),
             oid: row.get(0),
             kind,
-            columns: idents(row.get(2)).into_iter().map(|name| Column { name }).collect(),
+            columns: idents(row.get(2)).into_iter().zip(row.get::<_, Vec<&str>>(7)).map(column).collect(),
             key: idents(row.get(3)),
             in_hierarchy: row.get(4),
             has_row_triggers: row.get(5),
+            rights,
             shape: row.get(6),
+        })
+    }
+
+    /// Whether this role may read the settings that a definition names: some of extensions are for superusers only, and
+    /// the capture function that asked for one would fail.
+    pub(super) async fn may_read(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+    ) -> Result<(), AdminError> {
+        let names: Vec<&str> = definition.context.settings().map(String::as_str).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let read = "SELECT pg_catalog.current_setting(name, true) FROM pg_catalog.unnest($1::text[]) AS s (name)";
+        let outcome = transaction.query(read, &[&names]).await;
+        outcome.map(drop).map_err(|source| match source.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => AdminError::NotPermitted(format!(
+                "spec.context: a setting is not for every role to read: {}; name settings of the application's own",
+                explain(&source)
+            )),
+            _ => failed("read the settings of spec.context", &definition.table.plain(), source),
         })
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use similar::TextDiff;
 
-use crate::capture::Install;
+use crate::capture::{Firing, Install, SqlTrigger};
 
 /// Lines around a change of a function.
 const AROUND: usize = 1;
@@ -12,8 +12,9 @@ const AROUND: usize = 1;
 /// What of a table's capture is in the database.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    /// SQL triggers that call our functions: name, definition as PostgreSQL writes it, and whether it is enabled.
-    pub(super) triggers: Vec<(String, String, bool)>,
+    /// SQL triggers that call our functions: name, definition as PostgreSQL writes it, and for what it is enabled, as
+    /// `pg_trigger.tgenabled` has it.
+    pub(super) triggers: Vec<(String, String, String)>,
     /// Their functions: name and body.
     pub(super) functions: Vec<(String, String)>,
 }
@@ -36,19 +37,22 @@ pub(super) fn difference(wishes: &Wishes, standing: &Standing, install: &Install
     for (mark, name) in marked.into_iter().flat_map(|(mark, names)| names.iter().map(move |name| (mark, name))) {
         line(&mut text, &format!("  {mark} EventTrigger {name}"));
     }
-    for (name, statement) in &install.triggers {
+    for SqlTrigger { name, firing, create: statement, .. } in &install.triggers {
         let found = standing.triggers.iter().find(|(standing, ..)| standing == name.as_str());
         match found {
             None => line(&mut text, &format!("  + SQL trigger {name}: {}", when(statement))),
-            Some((_, _, false)) => line(&mut text, &format!("  ~ SQL trigger {name}: enabled again")),
-            Some((_, definition, true)) if when(definition) != when(statement) => {
+            Some((_, _, enabled)) if *enabled != firing.code().to_string() => {
+                let replicated = if *firing == Firing::Always { ", for replicated changes, too" } else { "" };
+                line(&mut text, &format!("  ~ SQL trigger {name}: enabled{replicated}"));
+            }
+            Some((_, definition, _)) if when(definition) != when(statement) => {
                 line(&mut text, &format!("  ~ SQL trigger {name}: {}, was {}", when(statement), when(definition)));
             }
             Some(_) => {}
         }
     }
     for (name, ..) in &standing.triggers {
-        if !install.triggers.iter().any(|(wanted, _)| wanted.as_str() == name) {
+        if !install.triggers.iter().any(|wanted| wanted.name.as_str() == name) {
             line(&mut text, &format!("  - SQL trigger {name:?}"));
         }
     }
@@ -107,10 +111,12 @@ mod tests {
                 format!("CREATE OR REPLACE FUNCTION \"eventlog\".\"capture_7_delete\"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $capture$\n{body}$capture$"),
                 "COMMENT ON FUNCTION x() IS ''".to_owned(),
             ],
-            triggers: vec![(
-                Ident::new("00_eventlog_delete"),
-                "CREATE OR REPLACE TRIGGER \"00_eventlog_delete\" AFTER DELETE ON \"a\".\"b\" REFERENCING OLD TABLE AS r FOR EACH STATEMENT EXECUTE FUNCTION f()".to_owned(),
-            )],
+            triggers: vec![SqlTrigger {
+                name: Ident::new("00_eventlog_delete"),
+                firing: Firing::Origin,
+                enable: None,
+                create: "CREATE OR REPLACE TRIGGER \"00_eventlog_delete\" AFTER DELETE ON \"a\".\"b\" REFERENCING OLD TABLE AS r FOR EACH STATEMENT EXECUTE FUNCTION f()".to_owned(),
+            }],
         }
     }
 
@@ -130,9 +136,9 @@ mod tests {
                 (
                     "00_eventlog_delete".to_owned(),
                     "CREATE TRIGGER x AFTER DELETE ON a.b FOR EACH ROW EXECUTE FUNCTION f()".to_owned(),
-                    true,
+                    "O".to_owned(),
                 ),
-                ("00_eventlog_insert".to_owned(), String::new(), true),
+                ("00_eventlog_insert".to_owned(), String::new(), "O".to_owned()),
             ],
             functions: vec![("capture_7_delete".to_owned(), "\nBEGIN\n  one;\n  two;\nEND\n".to_owned())],
         };
@@ -151,7 +157,7 @@ mod tests {
     #[test]
     fn nothing_is_said_of_what_stays() {
         let standing = Standing {
-            triggers: vec![("00_eventlog_delete".to_owned(), install("").triggers[0].1.clone(), true)],
+            triggers: vec![("00_eventlog_delete".to_owned(), install("").triggers[0].create.clone(), "O".to_owned())],
             functions: vec![("capture_7_delete".to_owned(), "\nBEGIN\nEND\n".to_owned())],
         };
         let wishes = Wishes { others: vec!["shop/old".to_owned()], ..Wishes::default() };

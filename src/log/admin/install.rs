@@ -4,7 +4,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::{Admin, AdminError, Installed, failed, open::alone};
 use crate::{
-    capture::{Plan, Problem, TableFacts, function_name, trigger_name, validate},
+    capture::{Plan, Problem, Rights, SqlTrigger, TableFacts, function_name, trigger_name, validate},
     log::{Definition, Operation},
     name::{Ident, ObjectName, TableName},
 };
@@ -80,6 +80,7 @@ impl Admin {
         let transaction = self.begin(client).await?;
         let facts = self.facts(&transaction, table).await?;
         validate(definition, &facts).map_err(AdminError::Invalid)?;
+        self.may_read(&transaction, definition).await?;
         let written = self.write(&transaction, uid, definition).await?;
         let definitions = self.definitions(&transaction, table).await?;
         let installed = self.bring(&transaction, &facts, &definitions, &mut Mode::Run).await?;
@@ -234,9 +235,11 @@ impl Admin {
             mode.execute(transaction, statement).await.map_err(failed)?;
         }
         let standing = self.standing(transaction, facts, &sql.triggers).await.map_err(failed)?;
-        for (name, statement) in &sql.triggers {
-            // A SQL trigger that stands as it should is left alone: making it anew would block writers.
-            if !standing.contains(name) {
+        // A SQL trigger that stands as it should is left alone: making it anew would block writers, and needs a right that
+        // this role may have lost.
+        for trigger in sql.triggers.iter().filter(|trigger| !standing.contains(&trigger.name)) {
+            permitted(facts, trigger)?;
+            for statement in [Some(&trigger.create), trigger.enable.as_ref()].into_iter().flatten() {
                 mode.execute(transaction, statement).await.map_err(failed)?;
             }
         }
@@ -321,16 +324,20 @@ impl Admin {
         Ok(transaction.query_one(&self.sql("SELECT max(number) FROM :schema.segment"), &[]).await?.get(0))
     }
 
-    /// Those of the wanted SQL triggers that stand on the table as they should: enabled, of the right level, calling ours.
+    /// Those of the wanted SQL triggers that stand on the table as they should: enabled, on its partitions too, of the right
+    /// level, calling ours.
     async fn standing(
         &self,
         transaction: &Transaction<'_>,
         facts: &TableFacts,
-        wanted: &[(Ident, String)],
+        wanted: &[SqlTrigger],
     ) -> Result<Vec<Ident>, tokio_postgres::Error> {
         let rows = transaction
             .query(
-                "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled = 'O'
+                "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled::text,
+                     NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree($1::oid::regclass) AS p
+                                 JOIN pg_catalog.pg_trigger AS c ON c.tgrelid = p.relid
+                                 WHERE c.tgfoid = t.tgfoid AND c.tgenabled <> t.tgenabled)
                  FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = $1 AND NOT t.tgisinternal",
                 &[&facts.oid],
             )
@@ -341,10 +348,13 @@ impl Admin {
             (before.contains("FOR EACH ROW"), before.contains("eventtrigger_rows"), function.replace('"', ""))
         };
         let stands = |name: &str, sql: &str| {
-            wanted.iter().find(|(wanted, statement)| wanted.as_str() == name && marks(statement) == marks(sql))
+            wanted.iter().find(|wanted| wanted.name.as_str() == name && marks(&wanted.create) == marks(sql))
         };
         let found = |row: &tokio_postgres::Row| {
-            stands(row.get(0), row.get(1)).filter(|_| row.get(2)).map(|(name, _)| name.clone())
+            let enabled = |trigger: &&SqlTrigger| {
+                row.get::<_, &str>(2).chars().eq([trigger.firing.code()]) && row.get::<_, bool>(3)
+            };
+            stands(row.get(0), row.get(1)).filter(enabled).map(|trigger| trigger.name.clone())
         };
         Ok(rows.iter().filter_map(found).collect())
     }
@@ -425,4 +435,22 @@ impl Admin {
         let drop = format!("SET lock_timeout = '2s'; DROP SCHEMA IF EXISTS {} CASCADE", self.schema);
         client.batch_execute(&drop).await.map_err(|source| failed("drop the log", "", source))
     }
+}
+
+/// Whether this role may make the SQL trigger.
+fn permitted(facts: &TableFacts, trigger: &SqlTrigger) -> Result<(), AdminError> {
+    let (TableFacts { rights: Rights { role, trigger: may, owner, owns }, name, .. }, table) =
+        (facts, facts.name.plain());
+    if !may {
+        return Err(AdminError::NotPermitted(format!(
+            "role {role} may not put triggers on table {table}; run: GRANT TRIGGER ON {name} TO {role}"
+        )));
+    }
+    if trigger.enable.is_some() && !owns {
+        return Err(AdminError::NotPermitted(format!(
+            "spec.captureReplicated: only the owner of table {table} may let a trigger fire for replicated changes, and role {role} \
+             does not count as {owner}; run: GRANT {owner} TO {role}, or set captureReplicated to false"
+        )));
+    }
+    Ok(())
 }

@@ -85,6 +85,7 @@ impl Admin {
         wishes.others = definitions.iter().filter(stays).map(|(_, there)| there.trigger.to_string()).collect();
         for definition in wanted {
             validate(definition, &facts).map_err(|problem| of(definition, AdminError::Invalid(problem)))?;
+            self.may_read(transaction, definition).await.map_err(|source| of(definition, source))?;
             let next = definitions.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
             match definitions.iter_mut().find(|(_, there)| there.trigger == definition.trigger) {
                 Some((_, there)) if there == *definition => {}
@@ -118,7 +119,7 @@ impl Admin {
         let rows = transaction
             .query(
                 &self.sql(
-                    "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled <> 'D', p.proname::text, p.prosrc
+                    "SELECT t.tgname::text, pg_catalog.pg_get_triggerdef(t.oid), t.tgenabled::text, p.proname::text, p.prosrc
                      FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
                      WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND p.pronamespace = ':schema'::pg_catalog.regnamespace
                      ORDER BY t.tgname",

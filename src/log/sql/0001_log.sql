@@ -13,12 +13,14 @@ CREATE TABLE :schema.event (
     op "char" NOT NULL,
     matched varbit NOT NULL,
     old json,
-    new json
+    new json,
+    context json
 );
 COMMENT ON TABLE :schema.event IS 'eventtrigger: one row for one change of one row; immutable; its segments inherit from it';
 COMMENT ON COLUMN :schema.event.id IS 'ascending for one row of a table';
 COMMENT ON COLUMN :schema.event.txid IS 'the top-level transaction that made the change';
 COMMENT ON COLUMN :schema.event.matched IS 'which EventTriggers want it: a bit for each entry of capture.triggers';
+COMMENT ON COLUMN :schema.event.context IS 'who made the change, as far as an EventTrigger of the table asks';
 
 -- Parts of the log: event_<number>. Capture fills the newest; an old one is dropped whole.
 CREATE TABLE :schema.segment (
@@ -164,6 +166,7 @@ CREATE TABLE :schema.dead_letter (
     error text NOT NULL,
     old json,
     new json,
+    context json,
     at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (trigger_namespace, trigger_name, event_id)
 );
@@ -189,17 +192,18 @@ SELECT e.id, e.at AS "time", e.txid,
     c.table_schema, c.table_name,
     (SELECT pg_catalog.json_object_agg(k.name, coalesce(e.new, e.old) -> k.name ORDER BY k.place)
      FROM pg_catalog.unnest(c.key) WITH ORDINALITY AS k (name, place)) AS key,
-    e.old, e.new,
+    e.old, e.new, e.context AS actor,
     ARRAY(SELECT t.name FROM pg_catalog.unnest(c.names) WITH ORDINALITY AS t (name, place)
           WHERE pg_catalog.get_bit(e.matched, (t.place - 1)::integer) = 1) AS triggers
 FROM :schema.event AS e JOIN :schema.capture AS c ON c.id = e.capture;
 COMMENT ON VIEW :schema.events IS 'eventtrigger: the audit trail: who changed which row when, and which EventTriggers wanted it';
 COMMENT ON COLUMN :schema.events.key IS 'the primary key''s columns; null for a table without one';
+COMMENT ON COLUMN :schema.events.actor IS 'who made the change, as far as an EventTrigger of the table asks';
 COMMENT ON COLUMN :schema.events.triggers IS 'namespace/name of each EventTrigger that the event is for';
 
--- A table's columns, as a fingerprint: number, name and type of each.
+-- A table's columns, as a fingerprint: number, name, type and its modifier of each.
 CREATE FUNCTION :schema.shape(relation regclass) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(':', a.attnum, a.attname, a.atttypid), ',' ORDER BY a.attnum))
+    SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod), ',' ORDER BY a.attnum))
     FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid OPERATOR(pg_catalog.=) relation::pg_catalog.oid
       AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
@@ -221,8 +225,46 @@ CREATE FUNCTION :schema.pick(whole json, names text[]) RETURNS json LANGUAGE sql
 $$;
 -- A column that is not there any more counts as changed: rather an event too many.
 CREATE FUNCTION :schema.differ(a json, b json, names text[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
-    SELECT pg_catalog.bool_or(coalesce((a OPERATOR(pg_catalog.->) n)::text OPERATOR(pg_catalog.<>) (b OPERATOR(pg_catalog.->) n)::text, true))
+    SELECT pg_catalog.bool_or(coalesce((a OPERATOR(pg_catalog.->) n)::pg_catalog.text OPERATOR(pg_catalog.<>) (b OPERATOR(pg_catalog.->) n)::pg_catalog.text, true))
     FROM pg_catalog.unnest(names) AS n
+$$;
+
+-- Used only where a row may be too long to be written as JSON: the columns that are left out so that the others have 64 MiB
+-- together, the longest first. Lengths as `weights` has them.
+CREATE FUNCTION :schema.oversize(names text[], weights bigint[]) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT ARRAY(
+        SELECT s.name FROM (
+            SELECT u.name, u.n, pg_catalog.sum(u.weight) OVER (ORDER BY u.weight, u.n) AS so_far
+            FROM ROWS FROM (pg_catalog.unnest(names), pg_catalog.unnest(weights)) WITH ORDINALITY AS u (name, weight, n)
+            WHERE u.weight IS NOT NULL
+        ) AS s WHERE s.so_far OPERATOR(pg_catalog.>) 67108864::pg_catalog.numeric ORDER BY s.n
+    )
+$$;
+-- How much JSON a value of any type becomes, in sixths of a byte at most. What is compressed may be 255 times as long, and is
+-- unpacked to be sure, unless it could then be too long to be handled at all.
+CREATE FUNCTION :schema.weight(value anyelement) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    size bigint := pg_catalog.pg_column_size(value);
+BEGIN
+    IF pg_catalog.pg_column_compression(value) IS NOT NULL THEN
+        size := CASE WHEN size OPERATOR(pg_catalog.<=) 4194304 THEN pg_catalog.pg_column_size(ARRAY[value]) ELSE 1073741824 END;
+    END IF;
+    RETURN size OPERATOR(pg_catalog.*) 7;
+END
+$$;
+
+-- The value of a setting; NULL without one (also what SET LOCAL has left behind is empty), or with one too long to be an
+-- identity or a trace. Inlined where it is called.
+CREATE FUNCTION :schema.setting(name text) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting(name, true)) OPERATOR(pg_catalog.>) 0
+             AND pg_catalog.octet_length(pg_catalog.current_setting(name, true)) OPERATOR(pg_catalog.<=) 8192
+        THEN pg_catalog.current_setting(name, true) END
+$$;
+-- The role that the application acts as. Inside SECURITY DEFINER, current_user is the function's owner; the setting "role"
+-- stays what SET ROLE made it, and "none" without that or after SET SESSION AUTHORIZATION. Inlined where it is called.
+CREATE FUNCTION :schema.acting_role() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
+        THEN pg_catalog.current_setting('role') ELSE session_user::pg_catalog.text END
 $$;
 
 -- What the catalog holds of a table's capture, as a fingerprint: its columns, our SQL triggers on it and their functions.
@@ -238,6 +280,13 @@ CREATE FUNCTION :schema.state(relation oid) RETURNS text LANGUAGE sql STABLE AS 
         SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
         WHERE t.tgrelid OPERATOR(pg_catalog.=) relation AND NOT t.tgisinternal
           AND p.pronamespace OPERATOR(pg_catalog.<>) ':schema'::pg_catalog.regnamespace::pg_catalog.oid
+    ), (
+        -- A SQL trigger that was disabled on a partition only.
+        SELECT pg_catalog.count(*) FROM pg_catalog.pg_partition_tree(relation::pg_catalog.regclass) AS p
+        JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) p.relid
+        JOIN pg_catalog.pg_trigger AS ours ON ours.tgrelid OPERATOR(pg_catalog.=) relation
+            AND ours.tgfoid OPERATOR(pg_catalog.=) t.tgfoid AND ours.tgenabled OPERATOR(pg_catalog.<>) t.tgenabled
+        WHERE c.relkind OPERATOR(pg_catalog.=) 'p'
     ), c.relhassubclass, c.relispartition))
     FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) relation
 $$;

@@ -18,7 +18,25 @@ SELECT c.oid,
               AND t.tgtype & 1 = 1 AND t.tgtype & 66 = 0
               AND p.pronamespace <> ':schema'::pg_catalog.regnamespace),
     :schema.shape(c.oid),
+    -- How long values of each column may be: see `Size`. A domain is as long as its type; of a domain over a domain nothing is known.
+    ARRAY(SELECT CASE
+              WHEN b.typlen <> -1 THEN 'limited'
+              WHEN b.oid IN ('inet'::regtype, 'cidr'::regtype, 'numeric'::regtype) THEN 'limited'
+              -- A limit is 4 more than it says.
+              WHEN b.oid IN ('varchar'::regtype, 'bpchar'::regtype) AND m.typmod BETWEEN 4 AND 16388 THEN 'limited'
+              WHEN b.oid IN ('text'::regtype, 'bytea'::regtype, 'varchar'::regtype, 'bpchar'::regtype) THEN 'text'
+              WHEN b.oid IN ('json'::regtype, 'xml'::regtype) THEN 'json'
+              WHEN b.oid = 'jsonb'::regtype THEN 'jsonb'
+              ELSE 'other' END
+          FROM pg_catalog.pg_attribute AS a
+          JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+          JOIN pg_catalog.pg_type AS b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+          CROSS JOIN LATERAL (SELECT CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END) AS m (typmod)
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
     pg_catalog.has_table_privilege(c.oid, 'TRIGGER'),
-    current_user::text
+    current_user::text,
+    pg_catalog.pg_get_userbyid(c.relowner)::text,
+    -- As ALTER TABLE decides it.
+    pg_catalog.pg_has_role(c.relowner, 'USAGE')
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2

@@ -13,7 +13,7 @@ SELECT c.table_schema, c.table_name,
                                   ELSE pg_catalog.format('SQL trigger %s was disabled', w.name) END)
             FROM pg_catalog.unnest(c.sql_triggers) AS w (name)
             LEFT JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = c.relation AND g.tgname = w.name
-            WHERE g.tgname IS NULL OR g.tgenabled = 'D'
+            WHERE g.tgname IS NULL OR g.tgenabled IN ('D', 'R')
         ), ARRAY['the table''s columns, its other triggers, or a capture function changed'])
     END
 FROM :schema.capture AS c

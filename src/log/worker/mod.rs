@@ -101,6 +101,8 @@ pub struct DeadLetter {
     pub old: Option<String>,
     /// See `old`.
     pub new: Option<String>,
+    /// See `old`.
+    pub context: Option<String>,
 }
 
 /// What may go wrong between a worker and the log.
@@ -330,9 +332,10 @@ impl Worker {
         let errors: Vec<&str> = dead.iter().map(|letter| letter.error.as_str()).collect();
         let old: Vec<Option<&str>> = dead.iter().map(|letter| letter.old.as_deref()).collect();
         let new: Vec<Option<&str>> = dead.iter().map(|letter| letter.new.as_deref()).collect();
-        let letters: [&(dyn ToSql + Sync); 7] = [&of, &events, &attempts, &status, &errors, &old, &new];
+        let context: Vec<Option<&str>> = dead.iter().map(|letter| letter.context.as_deref()).collect();
+        let letters: [&(dyn ToSql + Sync); 8] = [&of, &events, &attempts, &status, &errors, &old, &new, &context];
         let parameters: Vec<&(dyn ToSql + Sync)> = commit.iter().chain(&letters).copied().collect();
-        debug_assert_eq!(parameters.len(), 13, "of lease {}", lease.epoch);
+        debug_assert_eq!(parameters.len(), 14, "of lease {}", lease.epoch);
         Ok(self.client.query_one(&self.statements.bury, &parameters).await.map_err(failed)?.get(0))
     }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What is read of an event, in the order of [`event`].
-const COLUMNS: &str = "id, txid, at, capture, op, matched, old, new";
+const COLUMNS: &str = "id, txid, at, capture, op, matched, old, new, context";
 /// Lists kept at a time. Each is a sorted file on the server; more than one is for triggers that lag apart.
 const LISTS: usize = 8;
 /// Statements kept prepared: a few for each set of segments.
@@ -327,5 +327,6 @@ fn event(row: &Row, base: Txid) -> Result<Event, WorkerError> {
         matched: row.get::<_, VarBit>(5).0,
         old: row.get::<_, Option<Json>>(6).map(|json| json.0),
         new: row.get::<_, Option<Json>>(7).map(|json| json.0),
+        context: row.get::<_, Option<Json>>(8).map(|json| json.0),
     })
 }

@@ -70,12 +70,13 @@ impl FromSql<'_> for VarBit {
     }
 }
 
-/// `json` as it was stored: its own text, byte for byte.
+/// `json` as it was stored: its own text, byte for byte. A setting that came with the connection is the one thing that
+/// PostgreSQL does not check for its encoding: what is not UTF-8 in it is replaced, and nothing stands still for it.
 pub(super) struct Json(pub(super) String);
 
 impl FromSql<'_> for Json {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
-        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
     }
 
     fn accepts(ty: &Type) -> bool {

@@ -53,10 +53,10 @@ fn good_manifests_get_their_defaults_and_the_same_uid_in_every_run() {
 #[rstest]
 #[case::unknown_field("sink: {uri", "snik: {uri",
     &["shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing; add it: Where the events go",
-      "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: columns, delivery, eventLogRef, on, reclaimPolicy, sink, suspend, table)"])]
+      "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: captureReplicated, columns, context, delivery, eventLogRef, on, reclaimPolicy, sink, suspend, table)"])]
 #[case::unknown_operation("insert: {}", "upsert: {}",
-    &["shop.yaml:12: EventTrigger shop/paid: spec.on.upsert: there is no such field; did you mean insert? (of: delete, insert, update)",
-      "shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update and delete, such as insert: {}"])]
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on.upsert: there is no such field; did you mean insert? (of: delete, insert, truncate, update)",
+      "shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update, delete and truncate, such as insert: {}"])]
 #[case::nothing_may_stand_there("insert: {}", "insert: {columns: [a]}",
     &["shop.yaml:12: EventTrigger shop/paid: spec.on.insert.columns: there is no such field; nothing may stand here: write {}"])]
 #[case::a_key_that_kubectl_takes_for_false("metadata: {name: paid}", "metadata: {name: paid, labels: {no: way}}",
@@ -65,9 +65,9 @@ fn good_manifests_get_their_defaults_and_the_same_uid_in_every_run() {
     &["shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns[0]: y without quotes is a boolean to kubectl (YAML 1.1); write \"y\"",
       "shop.yaml:12: EventTrigger shop/paid: spec.on.update.columns[1]: no without quotes is a boolean to kubectl (YAML 1.1); write \"no\""])]
 #[case::no_operation("{insert: {}}", "{}",
-    &["shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update and delete, such as insert: {}"])]
+    &["shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update, delete and truncate, such as insert: {}"])]
 #[case::no_on("  on: {insert: {}}\n", "",
-    &["shop.yaml:9: EventTrigger shop/paid: spec: on: name at least one of insert, update and delete, such as on: {insert: {}}"])]
+    &["shop.yaml:9: EventTrigger shop/paid: spec: on: name at least one of insert, update, delete and truncate, such as on: {insert: {}}"])]
 #[case::nothing_after_it("{insert: {}}", "\n    insert:",
     &["shop.yaml:13: EventTrigger shop/paid: spec.on.insert: there is nothing after it; write its value, such as {}, or leave the field out"])]
 #[case::type_of_a_scalar("table: {name: orders}", "table: {name: 5}\n  suspend: \"true\"",
@@ -132,8 +132,8 @@ fn every_mistake_of_every_document_and_file_is_said_in_order() {
         [
             "a.yaml:11: EventTrigger shop/paid: spec.table.nam: there is no such field; did you mean name? (of: name, schema)",
             "a.yaml:11: EventTrigger shop/paid: spec.table.name: is missing; add it: Name of the table",
-            "a.yaml:12: EventTrigger shop/paid: spec.on.udpate: there is no such field; did you mean update? (of: delete, insert, update)",
-            "a.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update and delete, such as insert: {}",
+            "a.yaml:12: EventTrigger shop/paid: spec.on.udpate: there is no such field; did you mean update? (of: delete, insert, truncate, update)",
+            "a.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update, delete and truncate, such as insert: {}",
             "b.yaml:4: EventLog shop/shop2: spec.schema: \"eventlog\" is also the schema of EventLog shop/shop, and without a cluster both are in one database; give each its own",
             "b.yaml:8: EventTrigger shop/paid: metadata.name: \"paid\" is also defined at a.yaml:6; remove one of them",
         ]

@@ -43,6 +43,7 @@ impl Table {
         let wants = |definition: &&Definition| match (operation, &definition.on.update) {
             (Operation::Insert, _) => definition.on.insert,
             (Operation::Delete, _) => definition.on.delete,
+            (Operation::Truncate, _) => definition.on.truncate,
             (Operation::Update, None) => false,
             (Operation::Update, Some(Updates::All)) => true,
             (Operation::Update, Some(Updates::Of(columns))) => columns.iter().any(|column| {
@@ -92,11 +93,11 @@ impl Tables {
         let table = all[listen].relation.clone();
         all[listen].definitions = vec![
             Definition {
-                on: Operations { insert: true, update: of(&["status"]), delete: false },
+                on: Operations { insert: true, update: of(&["status"]), delete: false, truncate: false },
                 ..everything("listen-status", table.clone())
             },
             Definition {
-                on: Operations { insert: false, update: of(&["doc", "amount"]), delete: true },
+                on: Operations { insert: false, update: of(&["doc", "amount"]), delete: true, truncate: false },
                 ..everything("listen-doc", table)
             },
         ];
