@@ -12,6 +12,7 @@ for program; do
     cargo | rustup) stop "$program is missing; get Rust from https://rustup.rs" ;;
     cc) packages=(gcc libc6-dev) ;;
     musl-gcc) packages=(musl-tools) ;;
+    psql | pg_dump) packages=(postgresql-client) ;;
     *) packages=("$program") ;;
   esac
   [ "$(id -u)" = 0 ] || stop "$program is missing; on Debian and Ubuntu: sudo apt-get install ${packages[*]}"

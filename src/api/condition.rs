@@ -15,6 +15,8 @@ pub const SINK_RESOLVED: &str = "SinkResolved";
 pub const CAPTURED: &str = "Captured";
 /// Delivery workers are running.
 pub const DELIVERING: &str = "Delivering";
+/// The log keeps what retention says: no more, and nothing was dropped undelivered. Not a part of `Ready`.
+pub const RETENTION_MET: &str = "RetentionMet";
 /// kstatus: work is under way, or will be tried again.
 pub const RECONCILING: &str = "Reconciling";
 /// kstatus: it will not get better until somebody changes something.

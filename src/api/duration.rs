@@ -22,6 +22,11 @@ pub struct Duration {
 }
 
 impl Duration {
+    /// Of whole hours.
+    pub fn hours(hours: u32) -> Self {
+        Self { written: format!("{hours}h"), length: std::time::Duration::from_hours(hours.into()) }
+    }
+
     /// The length of time.
     pub fn get(&self) -> std::time::Duration {
         self.length

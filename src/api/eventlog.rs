@@ -1,11 +1,14 @@
 //! `EventLog`: one database and the log in it.
 
-use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ReclaimPolicy, SecretSource, UriSource, ValueSource};
+use super::{Duration, ReclaimPolicy, SecretSource, Size, UriSource, ValueSource};
 
 /// A database whose changes are kept in an event log, inside the database itself, and the workers that deliver them.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -48,6 +51,9 @@ pub struct EventLogSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub tables: Option<Vec<TablePattern>>,
+    /// How long events stay in the log after they were captured. It serves as audit trail, and for replays, that long.
+    #[serde(default)]
+    pub retention: Retention,
     /// The workers that deliver.
     #[serde(default)]
     pub delivery: LogDelivery,
@@ -126,6 +132,42 @@ pub struct TablePattern {
     pub name: String,
 }
 
+/// How long events stay in the log. What some EventTrigger has not had yet stays in any case, up to `maxHeldSize`.
+///
+/// The log is dropped in parts of an eighth of `period` or of `maxSize`, so as much as that may stay longer.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retention {
+    /// How long an event stays after it was captured. Default 168h, which is a week.
+    #[serde(default = "week")]
+    pub period: Duration,
+    /// Beyond this size of the log, with its index, the oldest events go earlier. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<Size>,
+    /// Beyond this size the oldest events go even if an EventTrigger has not had them: one that is suspended, or whose sink
+    /// has been away for long. What is lost so is counted, and said in the condition RetentionMet. Default: no limit, so
+    /// that nothing is lost as long as the disk has room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_held_size: Option<Size>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { period: week(), max_size: None, max_held_size: None }
+    }
+}
+
+impl From<&Retention> for crate::log::Retention {
+    fn from(retention: &Retention) -> Self {
+        let Retention { period, max_size, max_held_size } = retention;
+        Self {
+            period: period.get(),
+            max_size: max_size.as_ref().map(Size::get),
+            max_held_size: max_held_size.as_ref().map(Size::get),
+        }
+    }
+}
+
 /// The Deployment of delivery workers.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -165,6 +207,15 @@ pub struct EventLogStatus {
     /// Version of the log's schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<i32>,
+    /// Number of the server's timeline: it rises when a standby is promoted or a backup restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<i32>,
+    /// Parts that the log is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<i32>,
+    /// Events captured since then are in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_since: Option<Time>,
     /// Delivery workers that exist, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
@@ -175,6 +226,10 @@ pub struct EventLogStatus {
 
 fn default_schema() -> String {
     "eventlog".to_owned()
+}
+
+fn week() -> Duration {
+    Duration::hours(168)
 }
 
 fn one() -> i32 {

@@ -15,17 +15,21 @@ mod eventlog;
 mod eventsink;
 mod eventtrigger;
 mod schema;
+mod size;
 mod value;
 
 pub use destination::{Destination, DestinationRef, Port};
 pub use duration::Duration;
-pub use eventlog::{Connection, EventLog, EventLogSpec, EventLogStatus, LogDelivery, TablePattern, Tls, TlsMode};
+pub use eventlog::{
+    Connection, EventLog, EventLogSpec, EventLogStatus, LogDelivery, Retention, TablePattern, Tls, TlsMode,
+};
 pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header};
 pub use eventtrigger::{
     Columns, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations, TableRef,
     Update,
 };
 pub use schema::crds;
+pub use size::Size;
 pub use value::{SecretKeySelector, SecretSource, UriSource, ValueSource};
 
 use kube::KubeSchema;

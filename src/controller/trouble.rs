@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::condition::Verdict,
-    log::{AdminError, OpenError},
+    log::{AdminError, AdoptError},
     resolve::Problem,
 };
 
@@ -46,8 +46,8 @@ impl From<Error> for Trouble {
     }
 }
 
-impl From<&OpenError> for Trouble {
-    fn from(error: &OpenError) -> Self {
+impl From<&AdoptError> for Trouble {
+    fn from(error: &AdoptError) -> Self {
         Self::of(Problem::new(error.reason(), explain(error)), error.is_terminal())
     }
 }

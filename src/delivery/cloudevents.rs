@@ -152,6 +152,7 @@ mod tests {
         Event {
             id: 1234,
             txid: 740,
+            place: 740,
             at: Timestamp::from_microsecond(1_767_225_600_000_120).unwrap(),
             capture: 1,
             operation,

@@ -105,7 +105,7 @@ impl Ledger {
     /// Whether the subscription has not had this event of the present window yet.
     pub(super) fn wants(&self, event: &Event) -> bool {
         let Position { from, after, done, .. } = &self.handed;
-        event.id > *after && !from.has(event.txid) && done.binary_search(&event.id).is_err()
+        event.id > *after && !from.has(event.place) && done.binary_search(&event.id).is_err()
     }
 
     /// Notes a page; the receipts are those of its events, in their order.
@@ -205,6 +205,7 @@ mod tests {
         Event {
             id,
             txid,
+            place: txid,
             at: Timestamp::UNIX_EPOCH,
             capture: 1,
             operation: Operation::Insert,

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::snapshot::Txid;
 
 /// What happened to the row.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Operation {
     /// It is new.
     Insert,
@@ -52,8 +53,10 @@ impl fmt::Display for Operation {
 pub struct Event {
     /// Number of the event in its log; ascending for one row of the table.
     pub id: i64,
-    /// The transaction that wrote it.
+    /// The transaction that wrote it, as its server numbered it.
     pub txid: Txid,
+    /// Its place among the transactions of this log, also of servers that the log was on before: what cuts are made of.
+    pub place: Txid,
     /// When it was captured.
     pub at: Timestamp,
     /// The version of the capture that wrote it; see [`super::Capture`].

@@ -10,7 +10,10 @@ mod event;
 pub mod snapshot;
 mod worker;
 
-pub use admin::{Admin, AdminError, CaptureState, Installed, OpenError, Owner, PlanError, ServerFacts};
+pub use admin::{
+    ADOPT, Admin, AdminError, AdoptError, CaptureState, Holding, Installed, OpenError, Owner, PlanError, Retention,
+    ServerFacts,
+};
 pub use connect::{ConnectConfig, ConnectError, explain};
 pub use definition::Definition;
 pub use event::{Bits, Event, Operation};

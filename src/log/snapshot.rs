@@ -43,6 +43,41 @@ impl Snapshot {
         Between { start: older.xmax, end: self.xmax.max(older.xmax), late }
     }
 
+    /// The cut that has every transaction below `txid` and no other.
+    pub fn below(txid: Txid) -> Self {
+        Self { xmin: txid, xmax: txid, xip: Vec::new() }
+    }
+
+    /// The first id that the cut has not for sure, and all from there on.
+    pub fn end(&self) -> Txid {
+        self.xmax
+    }
+
+    /// Below it the cut has every transaction.
+    pub fn complete_below(&self) -> Txid {
+        self.xmin
+    }
+
+    /// The ids at or above `complete_below` and below `end` that the cut has not.
+    pub fn missing(&self) -> &[Txid] {
+        &self.xip
+    }
+
+    /// From a server's own numbers to places in a log that was on other servers before: each is `base` higher.
+    #[must_use]
+    pub fn raised(&self, base: Txid) -> Self {
+        let raise = |txid: Txid| txid.saturating_add(base);
+        Self { xmin: raise(self.xmin), xmax: raise(self.xmax), xip: self.xip.iter().copied().map(raise).collect() }
+    }
+
+    /// From places back to the numbers of the server whose `base` it is. What was on servers before ends at 0.
+    #[must_use]
+    pub fn lowered(&self, base: Txid) -> Self {
+        let lower = |txid: Txid| txid.saturating_sub(base);
+        let xip = self.xip.iter().copied().filter(|&txid| txid >= base).map(lower).collect();
+        Self { xmin: lower(self.xmin), xmax: lower(self.xmax), xip }
+    }
+
     /// Whether every transaction that `self` has is in `newer` too.
     pub fn is_within(&self, newer: &Self) -> bool {
         self.xmax <= newer.xmax && newer.xip.iter().all(|&txid| !self.has(txid))
@@ -149,6 +184,22 @@ mod tests {
                 for txid in (start..end).filter(|&txid| pair[1].has(txid)).chain(late) {
                     prop_assert!(seen.insert(txid), "txid {} twice", txid);
                 }
+            }
+        }
+
+        #[test]
+        fn a_raised_cut_has_the_same_transactions_and_comes_after_all_of_the_servers_before(cuts in history()) {
+            for cut in &cuts {
+                let raised = cut.raised(1000);
+                for txid in 1..100 {
+                    prop_assert_eq!(raised.has(txid + 1000), cut.has(txid));
+                    prop_assert!(raised.has(txid), "of another server");
+                }
+                prop_assert_eq!(&raised.lowered(1000), cut);
+            }
+            for older in &cuts {
+                prop_assert!(older.is_within(&Snapshot::below(1000)));
+                prop_assert!(Snapshot::below(1000).is_within(&older.raised(1000)));
             }
         }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::log::{AdminError, OpenError};
+use crate::log::{AdminError, AdoptError};
 
 /// A step that did not come through.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,8 +29,8 @@ impl Fault {
     }
 }
 
-impl From<&OpenError> for Fault {
-    fn from(error: &OpenError) -> Self {
+impl From<&AdoptError> for Fault {
+    fn from(error: &AdoptError) -> Self {
         Self::of(error.reason(), error, error.is_terminal())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -16,10 +16,12 @@ use super::{
 };
 use crate::{
     delivery::{self, Phase, Progress},
-    log::{Admin, AdminError, ConnectConfig},
+    log::{Admin, AdminError, ConnectConfig, Holding},
     name::ObjectName,
 };
 
+/// How often the log's segments are tended.
+const CARE: Duration = Duration::from_secs(15);
 /// A database that does not answer within this is away.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -55,6 +57,9 @@ pub(super) struct Tended {
     /// EventTriggers of earlier runs that were mentioned.
     mentioned: BTreeSet<ObjectName>,
     delivery: Option<Delivery>,
+    /// When the log's segments were tended last, and what the log held then.
+    cared: Option<Instant>,
+    holding: Holding,
 }
 
 struct Delivery {
@@ -65,7 +70,18 @@ struct Delivery {
 impl Tended {
     pub(super) fn new(wanted: WantedLog, connection: ConnectConfig, leftovers: Leftovers) -> Self {
         let (captured, mentioned) = (BTreeMap::new(), BTreeSet::new());
-        Self { wanted, connection, leftovers, admin: None, trouble: None, captured, mentioned, delivery: None }
+        Self {
+            wanted,
+            connection,
+            leftovers,
+            admin: None,
+            trouble: None,
+            captured,
+            mentioned,
+            delivery: None,
+            cared: None,
+            holding: Holding::default(),
+        }
     }
 
     /// One round: opens the log if it is not open, installs what is not as it should be.
@@ -136,12 +152,31 @@ impl Tended {
                 Leftovers::Keep => {}
             }
         }
+        if self.cared.is_none_or(|cared| cared.elapsed() >= CARE) {
+            self.cared = Some(Instant::now());
+            let holding = answer(&self.connection, admin.tend(&self.wanted.retention)).await?;
+            self.hold(holding.map_err(|error| Fault::from(&error))?);
+        }
         Ok(())
     }
 
+    /// Mentions what retention could not do, once.
+    fn hold(&mut self, holding: Holding) {
+        let log = &self.wanted.owner.log;
+        for (trigger, events) in holding.lost.iter().filter(|lost| !self.holding.lost.contains(lost)) {
+            tracing::error!(%log, %trigger, events, "events were dropped undelivered, as retention.maxHeldSize says");
+        }
+        if let Some(trigger) = holding.held_by.as_ref().filter(|trigger| self.holding.held_by.as_ref() != Some(trigger))
+        {
+            tracing::warn!(%log, %trigger, "the log keeps more than retention says: the trigger has not had its oldest events");
+        }
+        self.holding = holding;
+    }
+
     async fn open(&mut self) -> Result<Admin, Fault> {
-        let WantedLog { owner, schema, .. } = &self.wanted;
-        let opened = answer(&self.connection, Admin::open(&self.connection, schema, owner)).await?;
+        let WantedLog { owner, schema, adopt, .. } = &self.wanted;
+        let opening = Admin::open_or_adopt(&self.connection, schema, owner, adopt.as_deref());
+        let opened = answer(&self.connection, opening).await?;
         let (admin, facts) = opened.map_err(|error| Fault::from(&error))?;
         tracing::info!(log = %owner.log, database = %self.connection, server = facts.version, "EventLog: open");
         Ok(admin)

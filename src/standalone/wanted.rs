@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use kube::ResourceExt as _;
+
 use super::manifests::{Manifests, Mistake, uid_of};
 use crate::{
     api::EventTrigger,
-    log::{Definition, Owner},
+    log::{ADOPT, Definition, Owner, Retention},
     name::{Ident, ObjectName, TableName},
     resolve::{self, LookupError, Problem},
 };
@@ -15,6 +17,9 @@ use crate::{
 pub(super) struct WantedLog {
     pub(super) owner: Owner,
     pub(super) schema: Ident,
+    pub(super) retention: Retention,
+    /// The server to adopt, if it is another one.
+    pub(super) adopt: Option<String>,
     pub(super) triggers: Vec<WantedTrigger>,
     pub(super) secrets: resolve::Secrets,
 }
@@ -38,7 +43,14 @@ pub(super) async fn wanted(manifests: &Manifests) -> Result<Vec<WantedLog>, Vec<
     for (name, log) in &manifests.logs {
         let owner = Owner { uid: uid_of(log), log: name.clone() };
         let schema = Ident::new(&log.spec.schema);
-        let empty = WantedLog { owner, schema, triggers: Vec::new(), secrets: resolve::Secrets::default() };
+        let empty = WantedLog {
+            owner,
+            schema,
+            retention: (&log.spec.retention).into(),
+            adopt: log.annotations().get(ADOPT).cloned(),
+            triggers: Vec::new(),
+            secrets: resolve::Secrets::default(),
+        };
         logs.insert(name.clone(), empty);
     }
     for (name, trigger) in &manifests.triggers {

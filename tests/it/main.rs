@@ -3,10 +3,13 @@
 // Clippy makes an exception for functions marked as tests, not for what they call.
 #![allow(clippy::unwrap_used)]
 
+mod adopt;
 mod capture;
 mod delivery;
 mod log;
+mod pgbouncer;
 mod receiver;
+mod segments;
 mod standalone;
 mod support;
 mod tls;

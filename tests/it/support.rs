@@ -71,6 +71,19 @@ async fn embedded() -> tokio_postgres::Config {
     config
 }
 
+/// Whether all of these programs are there. `make test` installs them as root, and sets `TEST_PROGRAMS=all`: then a
+/// missing one is a failure. Without root the tests that need it are left out, and say so.
+pub(crate) fn programs(names: &[&str]) -> bool {
+    let there = |name: &str| std::process::Command::new(name).arg("--version").output().is_ok();
+    let missing: Vec<_> = names.iter().copied().filter(|name| !there(name)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(std::env::var("TEST_PROGRAMS").as_deref() != Ok("all"), "missing: {}", missing.join(", "));
+    eprintln!("not run: {} is missing", missing.join(", "));
+    false
+}
+
 /// A folder that the server's account can reach: the target folder, but for root, whose checkout may be in its home.
 pub(crate) fn test_data(name: &str) -> PathBuf {
     let root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("/proc")) == 0;

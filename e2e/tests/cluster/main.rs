@@ -13,6 +13,7 @@ mod identifiers;
 mod numbers;
 mod output;
 mod path;
+mod retention;
 mod scene;
 mod sharing;
 mod sinks;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use self::status::{Database, Seen};
 pub(super) use self::status::{SCALED_TO_ZERO, STARTING, UNAVAILABLE};
 use super::{
-    admins::{ANSWER, Age},
+    admins::{ANSWER, Age, Opened, Wanted},
     cluster::Cluster,
     context::{Context, log_of, name_of, pick},
     error::Error,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     api::{EventLog, EventTrigger},
-    log::{Admin, ConnectConfig, Owner},
+    log::{ADOPT, Admin, ConnectConfig, Owner},
     name::Ident,
     resolve,
 };
@@ -50,6 +50,9 @@ impl Kind for EventLog {
         if write(&ctx.client, &*log, old, &new).await? {
             let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
             ctx.events.readiness(&*log, before, &new.conditions).await;
+            for news in status::news(old, &new) {
+                ctx.events.publish(&*log, news).await;
+            }
         }
         Ok(next(&seen))
     }
@@ -84,9 +87,14 @@ async fn connection(log: &EventLog, ctx: &Context) -> Result<ConnectConfig, Trou
 }
 
 async fn open(log: &EventLog, ctx: &Context, config: &ConnectConfig) -> Result<(Arc<Admin>, Database), Trouble> {
-    let (owner, schema) = (owner(log), Ident::new(&log.spec.schema));
-    let opening = ctx.admins.open(&owner, &schema, config);
-    let (admin, facts, age) = match timeout(ANSWER, opening).await {
+    let wanted = Wanted {
+        owner: owner(log),
+        schema: Ident::new(&log.spec.schema),
+        config: config.clone(),
+        retention: (&log.spec.retention).into(),
+        adopt: log.annotations().get(ADOPT).cloned(),
+    };
+    let Opened { admin, facts, age, holding } = match timeout(ANSWER, ctx.admins.open(wanted)).await {
         Ok(opened) => opened.map_err(|error| Trouble::from(&error))?,
         Err(_) => return Err(Trouble::retry("ConnectionFailed", format!("{config} does not answer"))),
     };
@@ -95,7 +103,7 @@ async fn open(log: &EventLog, ctx: &Context, config: &ConnectConfig) -> Result<(
             ctx.pokes.trigger(&name_of(&trigger));
         }
     }
-    Ok((admin, Database { name: config.to_string(), facts }))
+    Ok((admin, Database { name: config.to_string(), facts, holding }))
 }
 
 /// Who owns the log in the database.

@@ -1,18 +1,19 @@
 //! What an EventLog's status says. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 
 use crate::{
     api::{
         EventLogStatus,
-        condition::{DELIVERING, LOG_READY, Verdict},
+        condition::{DELIVERING, LOG_READY, RETENTION_MET, Verdict, set},
     },
     controller::{
+        events::News,
         status::{Progress, conclude},
         trouble::Trouble,
     },
-    log::ServerFacts,
+    log::{Holding, ServerFacts},
 };
 
 /// No worker, because the spec says so.
@@ -33,15 +34,23 @@ pub(super) struct Database {
     /// Host, port and database.
     pub(super) name: String,
     pub(super) facts: ServerFacts,
+    /// What the log held when it was tended last.
+    pub(super) holding: Option<Holding>,
 }
 
 pub(super) fn status(old: Option<&EventLogStatus>, seen: &Seen, generation: i64, now: Timestamp) -> EventLogStatus {
     let mut new = old.cloned().unwrap_or_default();
     let log_ready = match &seen.database {
-        Ok(Database { name, facts }) => {
+        Ok(Database { name, facts, holding }) => {
             new.database = Some(name.clone());
             new.server_version = Some(facts.version.clone());
             new.schema_version = Some(facts.schema_version);
+            new.timeline = Some(facts.timeline);
+            if let Some(holding) = holding {
+                new.segments = i32::try_from(holding.segments).ok();
+                new.kept_since = holding.since.and_then(|since| since.round(jiff::Unit::Second).ok()).map(Time);
+                set(&mut new.conditions, RETENTION_MET, retention_met(holding), generation, now);
+            }
             Verdict::yes("Opened", "")
         }
         Err(trouble) => trouble.verdict(),
@@ -73,6 +82,53 @@ pub(super) fn status(old: Option<&EventLogStatus>, seen: &Seen, generation: i64,
     new.observed_generation = generation;
     conclude(&mut new.conditions, [(LOG_READY, log_ready), (DELIVERING, delivering)], ready, progress, generation, now);
     new
+}
+
+/// Whether the log keeps what it was told to keep.
+fn retention_met(holding: &Holding) -> Verdict {
+    if !holding.lost.is_empty() {
+        let each = holding.lost.iter().map(|(trigger, events)| format!("{events} of EventTrigger {trigger}"));
+        let each = each.collect::<Vec<_>>().join(", ");
+        return Verdict::no(
+            "EventsDropped",
+            format!(
+                "events were dropped undelivered, as the log had grown beyond retention.maxHeldSize: {each}; the log's table \
+                 \"lost\" names them; delete its rows once that is dealt with"
+            ),
+        );
+    }
+    match &holding.held_by {
+        Some(trigger) => Verdict::no(
+            "HeldByTrigger",
+            format!(
+                "the log keeps more than retention says, because EventTrigger {trigger} has not had its oldest events: resume it, \
+                 repair its sink, or delete it"
+            ),
+        ),
+        None => Verdict::yes("RetentionMet", ""),
+    }
+}
+
+/// What happened to the log between two states that nobody would otherwise hear of.
+pub(super) fn news(old: Option<&EventLogStatus>, new: &EventLogStatus) -> Vec<News> {
+    let mut news = Vec::new();
+    if let (Some(before), Some(now)) = (old.and_then(|old| old.timeline), new.timeline)
+        && before < now
+    {
+        let note = format!(
+            "the server was promoted or restored: timeline {before} became {now}; delivery goes on from where it is"
+        );
+        news.push(News::normal("ServerPromoted", note));
+    }
+    let retention =
+        |status: &EventLogStatus| status.conditions.iter().find(|condition| condition.type_ == RETENTION_MET).cloned();
+    if let Some(now) = retention(new).filter(|now| now.status == "False")
+        && old.and_then(retention).is_none_or(|before| before.reason != now.reason || before.message != now.message)
+    {
+        let reason = if now.reason == "EventsDropped" { "EventsDropped" } else { "HeldByTrigger" };
+        news.push(News::warning(reason, now.message));
+    }
+    news
 }
 
 /// Whether workers were, or should have been, there in the round before.
@@ -117,13 +173,14 @@ mod tests {
     use super::*;
     use crate::{
         api::condition::{READY, RECONCILING, STALLED},
+        name::ObjectName,
         resolve::{Problem, testing::parse},
     };
 
     #[allow(clippy::unnecessary_wraps)] // as it is found
     fn open() -> Result<Database, Trouble> {
-        let facts = ServerFacts { version: "15.18".to_owned(), schema_version: 1 };
-        Ok(Database { name: "db:5432/shop".to_owned(), facts })
+        let facts = ServerFacts { version: "15.18".to_owned(), schema_version: 1, system_identifier: 7, timeline: 1 };
+        Ok(Database { name: "db:5432/shop".to_owned(), facts, holding: None })
     }
 
     #[allow(clippy::unnecessary_wraps)] // as it is found
@@ -157,6 +214,32 @@ mod tests {
     )]
     fn delivery_is_what_the_workers_are(#[case] status: &str, #[case] expected: &str) {
         assert_eq!(told(&Seen { database: open(), workers: workers(2, status) }), expected);
+    }
+
+    #[test]
+    fn what_retention_cannot_keep_is_said_and_leaves_the_log_ready() {
+        let of = |holding: Holding| {
+            let database = open().map(|database| Database { holding: Some(holding), ..database });
+            status(None, &Seen { database, workers: workers(1, "{availableReplicas: 1}") }, 1, Timestamp::UNIX_EPOCH)
+        };
+        let met = |status: &EventLogStatus| {
+            let condition = status.conditions.iter().find(|one| one.type_ == RETENTION_MET).unwrap();
+            let ready = status.conditions.iter().find(|one| one.type_ == READY).unwrap();
+            format!("{} {} {}", ready.status, condition.reason, condition.message)
+        };
+        let slow = ObjectName::new("shop", "slow");
+        let well = of(Holding { segments: 3, ..Holding::default() });
+        let held = of(Holding { held_by: Some(slow.clone()), ..Holding::default() });
+        let lost = of(Holding { lost: vec![(slow, 7)], ..Holding::default() });
+        assert_eq!((met(&well).as_str(), well.segments), ("True RetentionMet ", Some(3)));
+        assert!(met(&held).starts_with("True HeldByTrigger") && met(&held).contains("EventTrigger shop/slow"));
+        assert!(met(&lost).starts_with("True EventsDropped") && met(&lost).contains("7 of EventTrigger shop/slow"));
+        assert_eq!(
+            (news(Some(&well), &well).len(), news(Some(&well), &held).len(), news(Some(&held), &held).len()),
+            (0, 1, 0)
+        );
+        let promoted = EventLogStatus { timeline: Some(2), ..well.clone() };
+        assert_eq!(news(Some(&well), &promoted)[0].reason, "ServerPromoted");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
 use crate::log::{Capture, Event, Snapshot, Worker, WorkerError};
 
 /// Events of a page: few enough that a page of large rows fits into memory, enough that a page's fixed cost is small.
-const PAGE: u16 = 500;
+const PAGE: usize = 500;
 
 /// What a pass has asked for.
 pub(super) struct Page {
@@ -66,7 +66,7 @@ impl Session<'_> {
         let to = match pass.to() {
             Some(to) => to.clone(),
             None if start.from == *now => return,
-            None => now.clone(),
+            None => until(&self.worker, &start.from, now),
         };
         match pass.next(Instant::now(), |id| self.members[&id].ledger.room()) {
             Next::Wait => {}
@@ -91,7 +91,7 @@ impl Session<'_> {
         }
         let Some(pass) = self.passes.get_mut(&id) else { return };
         let Some(to) = pass.to().cloned() else { return };
-        let ends = page.events.len() < usize::from(PAGE);
+        let ends = page.events.len() < PAGE;
         let nothing = page.events.is_empty();
         let last = page.events.last().map_or(0, |event| event.id);
         let mut parts = BTreeMap::<i32, Vec<(Arc<Event>, Arc<Capture>)>>::new();
@@ -159,6 +159,13 @@ impl Start {
     }
 }
 
+/// `now`, or an earlier end of the window that begins at `from`.
+fn until(worker: &Worker, from: &Snapshot, now: &Arc<Snapshot>) -> Arc<Snapshot> {
+    let until = worker.until(from, now);
+    // The same cut stays the same pointer, see `note_pulse`.
+    if until == **now { now.clone() } else { Arc::new(until) }
+}
+
 /// Reads a page, and the captures that it needs and that are not known.
 async fn read(
     worker: &Worker,
@@ -167,7 +174,7 @@ async fn read(
     to: &Snapshot,
     after: i64,
 ) -> Result<Page, WorkerError> {
-    let events = worker.window(from, to, after, PAGE.into()).await?;
+    let events = worker.window(from, to, after, PAGE).await?;
     let needed: BTreeSet<_> = events.iter().map(|event| event.capture).filter(|id| !known.contains_key(id)).collect();
     let mut captures = Vec::new();
     for id in needed {

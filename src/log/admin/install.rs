@@ -13,8 +13,6 @@ use crate::{
 const LOCK_TIMEOUT: &str = "100ms";
 /// How often installing is tried before the caller hears that the table is locked.
 const TRIES: u32 = 5;
-/// The segment that capture fills.
-const SEGMENT: &str = "event_1";
 
 /// Whether statements that touch the application's tables are run, or only written down.
 pub(super) enum Mode<'a> {
@@ -35,6 +33,25 @@ impl Mode<'_> {
             }
         }
     }
+}
+
+/// A new version of a table's capture.
+struct Version<'a> {
+    plan: &'a Plan,
+    /// The plan as JSON.
+    written: &'a str,
+    names: Vec<String>,
+    sql_triggers: &'a [String],
+    segment: i32,
+}
+
+fn names_of(definitions: &[(i32, Definition)]) -> Vec<String> {
+    definitions.iter().map(|(_, definition)| definition.trigger.to_string()).collect()
+}
+
+/// The table of a segment.
+pub(super) fn segment_name(number: i32) -> Ident {
+    Ident::new(format!("event_{number}"))
 }
 
 impl Admin {
@@ -119,7 +136,7 @@ impl Admin {
         Ok(transaction)
     }
 
-    async fn commit(&self, transaction: Transaction<'_>, changed: bool) -> Result<(), AdminError> {
+    pub(super) async fn commit(&self, transaction: Transaction<'_>, changed: bool) -> Result<(), AdminError> {
         let end = |source| failed("commit", "", source);
         if !changed {
             return transaction.rollback().await.map_err(end);
@@ -162,7 +179,9 @@ impl Admin {
         let Some(row) = rows.first() else { return Ok(false) };
         transaction
             .execute(
-                &self.sql("INSERT INTO :schema.cursor (trigger_id, cut) VALUES ($1, pg_current_snapshot()) ON CONFLICT DO NOTHING"),
+                &self.sql(
+                    "INSERT INTO :schema.cursor (trigger_id, cut) VALUES ($1, :schema.here()) ON CONFLICT DO NOTHING",
+                ),
                 &[&row.get::<_, i32>(0)],
             )
             .await
@@ -180,14 +199,15 @@ impl Admin {
     ) -> Result<Installed, AdminError> {
         let table = &facts.name;
         let plan = Plan::new(facts, definitions.iter().map(|(id, definition)| (*id, definition)));
+        let written = serde_json::to_string(&plan).map_err(AdminError::Corrupt)?;
         let failed = |source| failed(format!("install capture on table {}", table.plain()), &table.plain(), source);
         let current = transaction
             .query_opt(
                 &self.sql(
-                    "SELECT plan = $2 AND state = :schema.state(relation) AND table_schema = $3 AND table_name = $4, sql_triggers
+                    "SELECT plan = $2 AND names = $5 AND state = :schema.state(relation) AND table_schema = $3 AND table_name = $4, sql_triggers
                      FROM :schema.capture WHERE relation = $1 AND NOT retired",
                 ),
-                &[&facts.oid, &plan.fingerprint(), &table.schema.as_str(), &table.name.as_str()],
+                &[&facts.oid, &written, &table.schema.as_str(), &table.name.as_str(), &names_of(definitions)],
             )
             .await
             .map_err(failed)?;
@@ -200,8 +220,16 @@ impl Admin {
         for statement in self.unwanted(transaction, facts, &plan).await.map_err(failed)? {
             mode.execute(transaction, &statement).await.map_err(failed)?;
         }
-        let capture = self.record(transaction, &plan, &sql_triggers, mode).await.map_err(failed)?;
-        let sql = plan.sql(&self.schema, &Ident::new(SEGMENT), capture);
+        let segment = self.newest_segment(transaction).await.map_err(failed)?;
+        let version = Version {
+            plan: &plan,
+            written: &written,
+            names: names_of(definitions),
+            sql_triggers: &sql_triggers,
+            segment,
+        };
+        let capture = self.record(transaction, &version, mode).await.map_err(failed)?;
+        let sql = plan.sql(&self.schema, &segment_name(segment), capture);
         for statement in &sql.functions {
             mode.execute(transaction, statement).await.map_err(failed)?;
         }
@@ -219,16 +247,29 @@ impl Admin {
         Ok(Installed { changed: current.is_some() || !sql_triggers.is_empty(), sql_triggers })
     }
 
-    /// Retires what was captured on the table, or under its name before it was made anew, and writes down the new version of
-    /// its capture, if anything is to be captured at all. Returns the version's number.
+    /// Retires what was captured on the table, or under its name before it was made anew or renamed, and writes down the
+    /// new version of its capture, if anything is to be captured at all. Returns the version's number.
     async fn record(
         &self,
         transaction: &Transaction<'_>,
-        plan: &Plan,
-        sql_triggers: &[String],
-        mode: &Mode<'_>,
+        version: &Version<'_>,
+        mode: &mut Mode<'_>,
     ) -> Result<i32, tokio_postgres::Error> {
+        let Version { plan, written, names, sql_triggers, segment } = version;
         let (schema, name) = (plan.table.schema.as_str(), plan.table.name.as_str());
+        let others = transaction
+            .query(
+                &self.sql(
+                    "SELECT relation FROM :schema.capture
+                     WHERE NOT retired AND relation <> $1 AND table_schema = $2 AND table_name = $3",
+                ),
+                &[&plan.oid, &schema, &name],
+            )
+            .await?;
+        for row in others {
+            // A table that had this name: it is gone, or has another name now and is captured no more.
+            self.drop_functions(transaction, row.get(0), mode).await?;
+        }
         if let Mode::Script(_) = mode {
             // The number that the next version will have: taking it from the sequence would outlive a rollback.
             let next =
@@ -251,13 +292,33 @@ impl Admin {
         let row = transaction
             .query_one(
                 &self.sql(
-                    "INSERT INTO :schema.capture (relation, table_schema, table_name, key, triggers, sql_triggers, plan)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+                    "INSERT INTO :schema.capture
+                         (relation, table_schema, table_name, key, triggers, names, sql_triggers, plan, segment)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
                 ),
-                &[&plan.oid, &schema, &name, &key, &plan.triggers, &sql_triggers, &plan.fingerprint()],
+                &[&plan.oid, &schema, &name, &key, &plan.triggers, names, sql_triggers, written, segment],
             )
             .await?;
         Ok(row.get(0))
+    }
+
+    /// Drops all capture functions of a table, and with them the SQL triggers that call them.
+    async fn drop_functions(
+        &self,
+        transaction: &Transaction<'_>,
+        oid: u32,
+        mode: &mut Mode<'_>,
+    ) -> Result<(), tokio_postgres::Error> {
+        for operation in Operation::ALL {
+            let drop = format!("DROP FUNCTION IF EXISTS {}.{}() CASCADE", self.schema, function_name(oid, operation));
+            mode.execute(transaction, &drop).await?;
+        }
+        Ok(())
+    }
+
+    /// The segment that capture fills.
+    pub(super) async fn newest_segment(&self, transaction: &Transaction<'_>) -> Result<i32, tokio_postgres::Error> {
+        Ok(transaction.query_one(&self.sql("SELECT max(number) FROM :schema.segment"), &[]).await?.get(0))
     }
 
     /// Those of the wanted SQL triggers that stand on the table as they should: enabled, of the right level, calling ours.
@@ -323,12 +384,7 @@ impl Admin {
             .await
             .map_err(failed)?;
         for row in rows {
-            let oid: u32 = row.get(0);
-            for operation in Operation::ALL {
-                let drop =
-                    format!("DROP FUNCTION IF EXISTS {}.{}() CASCADE", self.schema, function_name(oid, operation));
-                transaction.batch_execute(&drop).await.map_err(failed)?;
-            }
+            self.drop_functions(transaction, row.get(0), &mut Mode::Run).await.map_err(failed)?;
         }
         Ok(())
     }

@@ -1,16 +1,20 @@
 //! The controller's connection to the log: makes the schema, owns it, installs and removes what EventTriggers want.
 
+mod adopt;
 mod catalog;
 mod install;
 mod open;
 mod plan;
+mod segments;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, error::SqlState};
 
-pub use open::{OpenError, ServerFacts};
+pub use adopt::AdoptError;
+pub use open::{ADOPT, OpenError, ServerFacts};
 pub use plan::PlanError;
+pub use segments::{Holding, Retention};
 
 use super::connect::explain;
 use crate::name::{Ident, ObjectName, TableName};

@@ -13,6 +13,9 @@ use crate::{
 pub(super) const MIGRATIONS: [&str; 1] = [include_str!("../sql/0001_log.sql")];
 const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize);
 
+/// Annotation of an EventLog: the system identifier of the server that its log goes on from.
+pub const ADOPT: &str = "eventtrigger.dev/adopt";
+
 /// The oldest server: 14 brought `CREATE OR REPLACE TRIGGER`.
 const OLDEST: u32 = 140_000;
 
@@ -23,6 +26,10 @@ pub struct ServerFacts {
     pub version: String,
     /// Version of the log's schema.
     pub schema_version: i32,
+    /// Its system identifier: the same for a server and those that are copied from its files.
+    pub system_identifier: i64,
+    /// Its timeline: rises when a standby is promoted, or a backup restored.
+    pub timeline: i32,
 }
 
 /// Why a log could not be opened. [`OpenError::is_terminal`] tells whether trying again may help.
@@ -34,6 +41,12 @@ pub enum OpenError {
     /// The log is somebody else's; the text says whose, and what to do.
     #[error("{0}")]
     OwnedByAnother(String),
+    /// The log was written on another server, or on this one before its transaction ids began anew: the text says what to do.
+    #[error("{0}")]
+    AnotherServer(String),
+    /// The server only follows another one.
+    #[error("the server is a standby, which cannot be written; connect to the primary")]
+    Standby,
     /// A newer controller made the schema.
     #[error(
         "the log's schema has version {found}, and this controller knows up to {known}; install a newer controller"
@@ -66,6 +79,8 @@ impl OpenError {
         match self {
             Self::Connect(_) => "ConnectionFailed",
             Self::OwnedByAnother(_) => "OwnedByAnother",
+            Self::AnotherServer(_) => "AnotherServer",
+            Self::Standby => "Standby",
             Self::NewerSchema { .. } => "NewerSchema",
             Self::TooOld(_) => "ServerTooOld",
             Self::NotPermitted(_) => "NotPermitted",
@@ -77,8 +92,12 @@ impl OpenError {
     pub fn is_terminal(&self) -> bool {
         match self {
             Self::Connect(error) => error.is_terminal(),
-            Self::OwnedByAnother(_) | Self::NewerSchema { .. } | Self::TooOld(_) | Self::NotPermitted(_) => true,
-            Self::Sql { .. } => false,
+            Self::OwnedByAnother(_)
+            | Self::AnotherServer(_)
+            | Self::NewerSchema { .. }
+            | Self::TooOld(_)
+            | Self::NotPermitted(_) => true,
+            Self::Standby | Self::Sql { .. } => false,
         }
     }
 }
@@ -107,10 +126,14 @@ impl Admin {
             )),
             _ => OpenError::Sql { doing: "make the log's schema", source },
         })?;
-        own(&transaction, schema, owner).await?;
+        let (system_identifier, timeline) = own(&transaction, schema, owner).await?;
         transaction.commit().await.map_err(&prepare)?;
-        let admin = Self { client: Mutex::new(client), schema: schema.clone(), owner: owner.clone() };
-        Ok((admin, ServerFacts { version, schema_version: SCHEMA_VERSION }))
+        let facts = ServerFacts { version, schema_version: SCHEMA_VERSION, system_identifier, timeline };
+        Ok((Self::new(client, schema, owner), facts))
+    }
+
+    pub(super) fn new(client: Client, schema: &Ident, owner: &Owner) -> Self {
+        Self { client: Mutex::new(client), schema: schema.clone(), owner: owner.clone() }
     }
 
     /// Connects to a server that is new enough.
@@ -138,14 +161,18 @@ pub(super) fn alone(schema: &Ident) -> String {
 async fn server_version(client: &Client) -> Result<String, OpenError> {
     let row = client
         .query_one(
-            "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num')::int8",
+            "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num')::int8,
+                 pg_catalog.pg_is_in_recovery()",
             &[],
         )
         .await
         .map_err(failed("ask the server's version"))?;
     // Distributions append their own version after a space.
     let version = row.get::<_, String>(0).split(' ').next().unwrap_or_default().to_owned();
-    if row.get::<_, i64>(1) < i64::from(OLDEST) { Err(OpenError::TooOld(version)) } else { Ok(version) }
+    if row.get::<_, i64>(1) < i64::from(OLDEST) {
+        return Err(OpenError::TooOld(version));
+    }
+    if row.get(2) { Err(OpenError::Standby) } else { Ok(version) }
 }
 
 /// Version of the log's schema; 0 if there is none yet.
@@ -186,8 +213,8 @@ pub(super) async fn migrate(
         transaction
             .execute(
                 &in_schema(
-                    "INSERT INTO :schema.meta (version, owner_uid, owner_namespace, owner_name, system_identifier)
-                     SELECT $1, $2, $3, $4, system_identifier FROM pg_catalog.pg_control_system()",
+                    "INSERT INTO :schema.meta (version, owner_uid, owner_namespace, owner_name, system_identifier, timeline)
+                     SELECT $1, $2, $3, $4, system_identifier, :schema.timeline() FROM pg_catalog.pg_control_system()",
                     schema,
                 ),
                 &[&SCHEMA_VERSION, &owner.uid, &owner.log.namespace, &owner.log.name],
@@ -199,14 +226,16 @@ pub(super) async fn migrate(
     Ok(())
 }
 
-/// Refuses a log of another owner or another server; takes a released one of the same name.
-async fn own(transaction: &Transaction<'_>, schema: &Ident, owner: &Owner) -> Result<(), OpenError> {
+/// Refuses a log of another owner or another server; takes a released one of the same name. Returns the server's system
+/// identifier and timeline.
+async fn own(transaction: &Transaction<'_>, schema: &Ident, owner: &Owner) -> Result<(i64, i32), OpenError> {
     let read = failed("read the log's owner");
     let row = transaction
         .query_one(
             &in_schema(
-                "SELECT owner_uid, owner_namespace, owner_name, released, m.system_identifier, c.system_identifier
-                 FROM :schema.meta AS m, pg_catalog.pg_control_system() AS c",
+                "SELECT owner_uid, owner_namespace, owner_name, released, m.system_identifier, s.system_identifier, m.timeline,
+                     :schema.timeline()
+                 FROM :schema.meta AS m, pg_catalog.pg_control_system() AS s",
                 schema,
             ),
             &[],
@@ -215,28 +244,53 @@ async fn own(transaction: &Transaction<'_>, schema: &Ident, owner: &Owner) -> Re
         .map_err(&read)?;
     let (uid, namespace, name): (String, String, String) = (row.get(0), row.get(1), row.get(2));
     let (released, written_on, here): (bool, i64, i64) = (row.get(3), row.get(4), row.get(5));
+    let (before, timeline): (i32, i32) = (row.get(6), row.get(7));
     let take = format!(
-        "UPDATE {schema}.meta SET owner_uid = {}, owner_namespace = {}, owner_name = {}, released = false, system_identifier = {here}",
+        "UPDATE {schema}.meta SET owner_uid = {}, owner_namespace = {}, owner_name = {}, released = false",
         Literal(&owner.uid),
         Literal(&owner.log.namespace),
         Literal(&owner.log.name),
     );
-    if written_on != here {
+    let same_name = (namespace.as_str(), name.as_str()) == (owner.log.namespace.as_str(), owner.log.name.as_str());
+    if uid != owner.uid && !(released && same_name) {
         return Err(OpenError::OwnedByAnother(format!(
-            "the log in schema {schema} was written on another server ({written_on}, this is {here}): this database is a copy, \
-             and delivering from it would repeat events of the original; drop the schema, or set spec.schema to another name"
+            "the log in schema {schema} belongs to EventLog {namespace}/{name} (uid {uid}); set spec.schema to another name, \
+             delete that EventLog, or, if it is gone for good, take the log over by running: {take}"
         )));
     }
-    let same_name = (namespace.as_str(), name.as_str()) == (owner.log.namespace.as_str(), owner.log.name.as_str());
-    if uid == owner.uid && !released {
-        return Ok(());
-    }
-    if uid == owner.uid || released && same_name {
+    if uid != owner.uid || released {
         transaction.batch_execute(&take).await.map_err(failed("take the log over"))?;
-        return Ok(());
     }
-    Err(OpenError::OwnedByAnother(format!(
-        "the log in schema {schema} belongs to EventLog {namespace}/{name} (uid {uid}); set spec.schema to another name, delete \
-         that EventLog, or, if it is gone for good, take the log over by running: {take}"
-    )))
+    let adopt = format!(
+        "if it is a copy, drop schema {schema} in it, or set spec.schema to another name; if it is where the log goes on from \
+         now, say so: kubectl annotate eventlog {name} -n {namespace} {ADOPT}={here}",
+        namespace = owner.log.namespace,
+        name = owner.log.name,
+    );
+    if written_on != here {
+        return Err(OpenError::AnotherServer(format!(
+            "the log in schema {schema} was written on another server (system identifier {written_on}, this one has {here}), \
+             and delivering from a copy would repeat the original's events; {adopt}"
+        )));
+    }
+    if went_back(transaction, schema).await.map_err(&read)? {
+        return Err(OpenError::AnotherServer(format!(
+            "the log in schema {schema} has seen transactions that this server has not reached yet: its transaction ids began \
+             anew; {adopt}"
+        )));
+    }
+    if timeline != before {
+        // The same history goes on: every cursor stands where it stood when the standby or the backup was at this point.
+        tracing::warn!(log = %owner.log, before, timeline, "the server was promoted or restored since the log was opened last");
+        let note = format!("UPDATE {schema}.meta SET timeline = {timeline}");
+        transaction.batch_execute(&note).await.map_err(failed("write the server's timeline"))?;
+    }
+    Ok((here, timeline))
+}
+
+/// Whether the server has handed out fewer transaction ids than a cursor knows.
+async fn went_back(transaction: &Transaction<'_>, schema: &Ident) -> Result<bool, tokio_postgres::Error> {
+    let sql = "SELECT EXISTS (SELECT FROM :schema.cursor AS c, :schema.here() AS now
+                   WHERE pg_catalog.pg_snapshot_xmax(c.cut) OPERATOR(pg_catalog.>) pg_catalog.pg_snapshot_xmax(now))";
+    Ok(transaction.query_one(&in_schema(sql, schema), &[]).await?.get(0))
 }

@@ -1,6 +1,5 @@
 //! What installing would run, without running it.
 
-use tokio::sync::Mutex;
 use tokio_postgres::Transaction;
 
 use super::{
@@ -44,7 +43,7 @@ impl Admin {
         definitions: &[Definition],
     ) -> Result<String, PlanError> {
         let (client, _) = Self::connect(config).await?;
-        let admin = Self { client: Mutex::new(client), schema: schema.clone(), owner: owner.clone() };
+        let admin = Self::new(client, schema, owner);
         let mut client = admin.client.lock().await;
         let transaction = admin.begin(&mut client).await?;
         let mut script = String::new();

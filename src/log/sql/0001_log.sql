@@ -20,10 +20,48 @@ COMMENT ON COLUMN :schema.event.id IS 'ascending for one row of a table';
 COMMENT ON COLUMN :schema.event.txid IS 'the top-level transaction that made the change';
 COMMENT ON COLUMN :schema.event.matched IS 'which EventTriggers want it: a bit for each entry of capture.triggers';
 
--- Autovacuum has nothing to do in a table that is only appended to, except freezing, which it does all the same.
-CREATE TABLE :schema.event_1 () INHERITS (:schema.event) WITH (autovacuum_enabled = off);
--- The one index: a reader asks for a range of transactions.
-CREATE INDEX event_1_txid ON :schema.event_1 (txid);
+-- Parts of the log: event_<number>. Capture fills the newest; an old one is dropped whole.
+CREATE TABLE :schema.segment (
+    number integer PRIMARY KEY,
+    base bigint NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    closed_at timestamptz,
+    writers text[],
+    upto bigint,
+    before bigint NOT NULL DEFAULT 0,
+    before_base bigint NOT NULL DEFAULT 0,
+    before_upto bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE :schema.segment IS 'eventtrigger: parts of the log, each in a table event_<number>';
+COMMENT ON COLUMN :schema.segment.base IS 'added to a txid of this segment gives its place in the log, also when the log has moved to another server';
+COMMENT ON COLUMN :schema.segment.closed_at IS 'since when no function fills it';
+COMMENT ON COLUMN :schema.segment.writers IS 'virtual transactions that ran at that moment, and may still run a function that did';
+COMMENT ON COLUMN :schema.segment.upto IS 'above the place of each of its transactions; null as long as there may come more';
+COMMENT ON COLUMN :schema.segment.before IS 'events up to this id came with a copy from another server; before_base and before_upto are theirs';
+
+-- Makes a segment; capture fills it once its functions say so. Who may read the log may read it.
+CREATE FUNCTION :schema.add_segment() RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    added integer;
+    reader record;
+BEGIN
+    INSERT INTO :schema.segment (number, base)
+    SELECT coalesce(max(s.number), 0) + 1, coalesce((SELECT base FROM :schema.meta), 0) FROM :schema.segment AS s
+    RETURNING number INTO added;
+    -- Autovacuum has nothing to do in a table that is only appended to, except freezing, which it does all the same.
+    EXECUTE format('CREATE TABLE :schema.event_%s () INHERITS (:schema.event) WITH (autovacuum_enabled = off)', added);
+    -- The one index: a reader asks for a range of transactions.
+    EXECUTE format('CREATE INDEX event_%s_txid ON :schema.event_%s (txid)', added, added);
+    EXECUTE format('REVOKE ALL ON :schema.event_%s FROM PUBLIC', added);
+    FOR reader IN
+        SELECT r.rolname FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a JOIN pg_roles AS r ON r.oid = a.grantee
+        WHERE c.oid = ':schema.event'::regclass AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE format('GRANT SELECT ON :schema.event_%s TO %I', added, reader.rolname);
+    END LOOP;
+    RETURN added;
+END
+$$;
 
 -- Exactly one row: what this log is, and whose.
 CREATE TABLE :schema.meta (
@@ -35,12 +73,31 @@ CREATE TABLE :schema.meta (
     owner_name text NOT NULL,
     released boolean NOT NULL DEFAULT false,
     system_identifier bigint NOT NULL,
+    timeline integer NOT NULL,
+    base bigint NOT NULL DEFAULT 0,
     definitions bigint NOT NULL DEFAULT 0
 );
 COMMENT ON COLUMN :schema.meta.log_id IS 'first half of every event''s id';
 COMMENT ON COLUMN :schema.meta.owner_uid IS 'UID of the EventLog; a controller or worker of another one stops here';
 COMMENT ON COLUMN :schema.meta.released IS 'the EventLog was deleted with reclaimPolicy Retain; one of the same name takes over';
-COMMENT ON COLUMN :schema.meta.definitions IS 'counts every change of a definition; workers look at it';
+COMMENT ON COLUMN :schema.meta.timeline IS 'of the server when it was last opened; a promoted standby has a higher one';
+COMMENT ON COLUMN :schema.meta.base IS 'added to a txid of this server gives its place in the log';
+COMMENT ON COLUMN :schema.meta.definitions IS 'counts every change of a definition or of the segments; workers look at it';
+
+-- The timeline that the server writes now; pg_control_checkpoint() tells of a promotion only after the next checkpoint.
+CREATE FUNCTION :schema.timeline() RETURNS integer LANGUAGE sql STABLE AS $$
+    SELECT ('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer
+$$;
+
+-- This moment, as a cut of the log.
+CREATE FUNCTION :schema.here() RETURNS pg_snapshot LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN m.base OPERATOR(pg_catalog.=) 0 THEN s.now ELSE pg_catalog.concat_ws(':',
+        m.base OPERATOR(pg_catalog.+) pg_catalog.pg_snapshot_xmin(s.now)::text::bigint,
+        m.base OPERATOR(pg_catalog.+) pg_catalog.pg_snapshot_xmax(s.now)::text::bigint,
+        (SELECT coalesce(pg_catalog.string_agg((m.base OPERATOR(pg_catalog.+) x::text::bigint)::text, ',' ORDER BY x), '')
+         FROM pg_catalog.pg_snapshot_xip(s.now) AS x))::pg_snapshot END
+    FROM :schema.meta AS m, (SELECT pg_catalog.pg_current_snapshot() AS now) AS s
+$$;
 
 -- EventTriggers, resolved. Never a secret's value.
 CREATE TABLE :schema.trigger (
@@ -63,13 +120,17 @@ CREATE TABLE :schema.capture (
     table_name text NOT NULL,
     key text[] NOT NULL,
     triggers integer[] NOT NULL,
+    names text[] NOT NULL,
     sql_triggers text[] NOT NULL,
     plan text NOT NULL,
+    segment integer NOT NULL,
     state text NOT NULL DEFAULT '',
     retired boolean NOT NULL DEFAULT false
 );
 COMMENT ON COLUMN :schema.capture.triggers IS 'trigger.id by position of the bit in event.matched';
-COMMENT ON COLUMN :schema.capture.plan IS 'fingerprint of what was asked for';
+COMMENT ON COLUMN :schema.capture.names IS 'those triggers'' namespaces and names, which stay when a trigger is gone';
+COMMENT ON COLUMN :schema.capture.plan IS 'what was asked for, as JSON: its functions are made of it';
+COMMENT ON COLUMN :schema.capture.segment IS 'the segment that its functions fill';
 COMMENT ON COLUMN :schema.capture.state IS 'fingerprint of what the catalog held after installing; drift is a difference to it';
 CREATE UNIQUE INDEX capture_current ON :schema.capture (relation) WHERE NOT retired;
 
@@ -107,6 +168,34 @@ CREATE TABLE :schema.dead_letter (
     PRIMARY KEY (trigger_namespace, trigger_name, event_id)
 );
 COMMENT ON TABLE :schema.dead_letter IS 'eventtrigger: events that were given up, with what was to be sent';
+
+-- Events that were dropped before a trigger had them, because retention.maxHeldSize said so.
+CREATE TABLE :schema.lost (
+    trigger_namespace text NOT NULL,
+    trigger_name text NOT NULL,
+    segment integer NOT NULL,
+    events bigint NOT NULL,
+    first_id bigint NOT NULL,
+    last_id bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (trigger_namespace, trigger_name, segment)
+);
+COMMENT ON TABLE :schema.lost IS 'eventtrigger: events that were dropped undelivered, because the log had grown beyond retention.maxHeldSize';
+
+-- The log for people: one line for one change. Stable: columns may be added at its end, none goes or changes its meaning.
+CREATE VIEW :schema.events AS
+SELECT e.id, e.at AS "time", e.txid,
+    CASE e.op WHEN 'I' THEN 'INSERT' WHEN 'U' THEN 'UPDATE' WHEN 'D' THEN 'DELETE' ELSE 'TRUNCATE' END AS op,
+    c.table_schema, c.table_name,
+    (SELECT pg_catalog.json_object_agg(k.name, coalesce(e.new, e.old) -> k.name ORDER BY k.place)
+     FROM pg_catalog.unnest(c.key) WITH ORDINALITY AS k (name, place)) AS key,
+    e.old, e.new,
+    ARRAY(SELECT t.name FROM pg_catalog.unnest(c.names) WITH ORDINALITY AS t (name, place)
+          WHERE pg_catalog.get_bit(e.matched, (t.place - 1)::integer) = 1) AS triggers
+FROM :schema.event AS e JOIN :schema.capture AS c ON c.id = e.capture;
+COMMENT ON VIEW :schema.events IS 'eventtrigger: the audit trail: who changed which row when, and which EventTriggers wanted it';
+COMMENT ON COLUMN :schema.events.key IS 'the primary key''s columns; null for a table without one';
+COMMENT ON COLUMN :schema.events.triggers IS 'namespace/name of each EventTrigger that the event is for';
 
 -- A table's columns, as a fingerprint: number, name and type of each.
 CREATE FUNCTION :schema.shape(relation regclass) RETURNS text LANGUAGE sql STABLE AS $$
@@ -155,3 +244,5 @@ $$;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA :schema FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA :schema FROM PUBLIC;
+
+SELECT :schema.add_segment();

@@ -1,18 +1,18 @@
 //! A delivery worker's connection to the log: the lease, what is new, and how far delivery has come.
 
+mod reader;
+mod segments;
+mod wire;
+
 use std::time::Duration;
 
-use jiff::Timestamp;
-use tokio_postgres::{
-    Client, Row, Statement,
-    types::{FromSql, Kind, ToSql, Type},
-};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
 
+use self::reader::Reader;
 use super::{
-    Definition, Event, Operation, SCHEMA_VERSION, Snapshot,
+    Definition, Event, SCHEMA_VERSION, Snapshot,
     connect::{ConnectConfig, ConnectError},
-    event::Bits,
-    snapshot::{Between, Txid},
+    snapshot::Txid,
 };
 use crate::name::{Ident, ObjectName, TableName};
 
@@ -133,10 +133,12 @@ pub enum WorkerError {
     },
 }
 
-/// A delivery worker's connection to the log. One connection; statements may be pipelined.
+/// A delivery worker's connection to the log; statements may be pipelined. A second one is opened while there is a
+/// backlog to read.
 #[derive(Debug)]
 pub struct Worker {
     client: Client,
+    reader: Reader,
     log_id: String,
     statements: Statements,
 }
@@ -146,7 +148,6 @@ pub struct Worker {
 struct Statements {
     pulse: Statement,
     renew: Statement,
-    window: Statement,
     commit: Statement,
     bury: Statement,
     schema: String,
@@ -157,19 +158,20 @@ impl Worker {
     pub async fn connect(config: &ConnectConfig, schema: &Ident, owner: &str) -> Result<Self, WorkerError> {
         let client = config.connect("eventtrigger deliver").await?;
         let failed = |source| WorkerError::Sql { doing: "prepare the worker's statements", source };
-        let at_home = format!("SET search_path = pg_catalog, {schema}; SET statement_timeout = '60s'");
-        client.batch_execute(&at_home).await.map_err(failed)?;
+        let settings = format!("{}; SET statement_timeout = '60s'", reader::settings(schema));
+        client.batch_execute(&settings).await.map_err(failed)?;
         let log_id = check(&client, schema, owner).await?;
         let prepare = |sql: &'static str| client.prepare(sql);
         let statements = Statements {
-            pulse: prepare(include_str!("sql/pulse.sql")).await.map_err(failed)?,
-            renew: prepare(include_str!("sql/renew.sql")).await.map_err(failed)?,
-            window: prepare(include_str!("sql/window.sql")).await.map_err(failed)?,
-            commit: prepare(include_str!("sql/commit.sql")).await.map_err(failed)?,
-            bury: prepare(include_str!("sql/bury.sql")).await.map_err(failed)?,
+            pulse: prepare(include_str!("../sql/pulse.sql")).await.map_err(failed)?,
+            renew: prepare(include_str!("../sql/renew.sql")).await.map_err(failed)?,
+            commit: prepare(include_str!("../sql/commit.sql")).await.map_err(failed)?,
+            bury: prepare(include_str!("../sql/bury.sql")).await.map_err(failed)?,
             schema: schema.as_str().to_owned(),
         };
-        Ok(Self { client, log_id, statements })
+        let worker = Self { client, reader: Reader::new(config, schema), log_id, statements };
+        worker.pulse().await?;
+        Ok(worker)
     }
 
     /// The log's own id, the first half of every event's id.
@@ -195,7 +197,7 @@ impl Worker {
         let failed = |source| WorkerError::Sql { doing: "hold the lease", source };
         let seconds = length.as_secs_f64();
         let Some(lease) = lease else {
-            let take = include_str!("sql/take.sql");
+            let take = include_str!("../sql/take.sql");
             let row = self.client.query_opt(take, &[&holder, &seconds, &LEASE_CLASS]).await.map_err(failed)?;
             return Ok(row.map(|row| Lease { epoch: row.get(0) }));
         };
@@ -218,7 +220,16 @@ impl Worker {
     pub async fn pulse(&self) -> Result<Pulse, WorkerError> {
         let failed = |source| WorkerError::Sql { doing: "look for new events", source };
         let row = self.client.query_one(&self.statements.pulse, &[]).await.map_err(failed)?;
-        Ok(Pulse { now: snapshot(row.get(0))?, definitions: row.get(1) })
+        let (definitions, base) = (row.get(1), Txid::try_from(row.get::<_, i64>(2)).unwrap_or_default());
+        // A segment is committed before anything is captured into it: who knows those of this moment misses none.
+        self.reader.learn(&self.client, definitions, base).await?;
+        Ok(Pulse { now: snapshot(row.get(0))?.raised(base), definitions })
+    }
+
+    /// The end of the window that begins at `from` and shall reach to `now`: `now`, but for a log that has moved to
+    /// another server, and a cursor from before.
+    pub fn until(&self, from: &Snapshot, now: &Snapshot) -> Snapshot {
+        self.reader.segments().until(from, now)
     }
 
     /// All subscriptions, and the captures whose events they may meet.
@@ -261,24 +272,18 @@ impl Worker {
     }
 
     /// Events of the window between two cuts, beyond `after`, in order of id; at most `limit`. Fewer than `limit` means
-    /// that the window has no more.
+    /// that the window has no more. Page after page costs the same, however long the window is; so does starting in its
+    /// middle, once.
+    ///
+    /// Both cuts come from this log: from [`Worker::pulse`], [`Worker::until`] or a [`Cursor`].
     pub async fn window(
         &self,
         from: &Snapshot,
         to: &Snapshot,
         after: i64,
-        limit: i64,
+        limit: usize,
     ) -> Result<Vec<Event>, WorkerError> {
-        let Between { start, end, late } = to.since(from);
-        let (start, end) = (start.to_string(), end.to_string());
-        let late: Vec<String> = late.iter().map(ToString::to_string).collect();
-        let to = to.to_string();
-        let rows = self
-            .client
-            .query(&self.statements.window, &[&start, &end, &late, &to, &after, &limit])
-            .await
-            .map_err(|source| WorkerError::Sql { doing: "read events", source })?;
-        rows.iter().map(event).collect()
+        self.reader.window(&self.client, from, to, after, limit).await
     }
 
     /// Writes new positions and given-up events in one transaction.
@@ -397,64 +402,6 @@ fn subscription(row: &Row) -> Result<Subscription, WorkerError> {
     Ok(Subscription { id: row.get(0), definition, cursor })
 }
 
-fn event(row: &Row) -> Result<Event, WorkerError> {
-    let corrupt = |what, why: String| WorkerError::Corrupt { what, why };
-    let code = char::from(row.get::<_, i8>(4).cast_unsigned());
-    Ok(Event {
-        id: row.get(0),
-        txid: row.get::<_, Xid8>(1).0,
-        at: Timestamp::try_from(row.get::<_, std::time::SystemTime>(2))
-            .map_err(|error| corrupt("a time", error.to_string()))?,
-        capture: row.get(3),
-        operation: Operation::from_code(code).ok_or_else(|| corrupt("an operation", code.to_string()))?,
-        matched: row.get::<_, VarBit>(5).0,
-        old: row.get::<_, Option<Json>>(6).map(|json| json.0),
-        new: row.get::<_, Option<Json>>(7).map(|json| json.0),
-    })
-}
-
 fn array(numbers: &[i64]) -> String {
     format!("{{{}}}", numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
-}
-
-type Boxed = Box<dyn std::error::Error + Sync + Send>;
-
-/// `xid8`: eight bytes, big end first.
-struct Xid8(Txid);
-
-impl FromSql<'_> for Xid8 {
-    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
-        Ok(Self(Txid::from_be_bytes(raw.try_into()?)))
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        ty.name() == "xid8" && *ty.kind() == Kind::Simple
-    }
-}
-
-/// `varbit`: the number of bits in four bytes, then the bits.
-struct VarBit(Bits);
-
-impl FromSql<'_> for VarBit {
-    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
-        let (length, bits) = raw.split_first_chunk::<4>().ok_or("varbit without a length")?;
-        Ok(Self(Bits::new(usize::try_from(i32::from_be_bytes(*length))?, bits.to_vec())))
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::VARBIT
-    }
-}
-
-/// `json` as it was stored: its own text, byte for byte.
-struct Json(String);
-
-impl FromSql<'_> for Json {
-    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
-        Ok(Self(std::str::from_utf8(raw)?.to_owned()))
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::JSON
-    }
 }
