@@ -71,7 +71,13 @@ pub(crate) async fn run(server: &Server, effort: &Effort, report: &mut Report) -
     for (name, _) in UPDATES {
         for (table, _) in TABLES {
             let case = format!("{name}, {ROWS} rows, EventTriggers: {table}");
-            report.figure(&case, if table == "none" { "none" } else { "ours" }, "server CPU", least(name, table), "µs/row");
+            report.figure(
+                &case,
+                if table == "none" { "none" } else { "ours" },
+                "server CPU",
+                least(name, table),
+                "µs/row",
+            );
         }
     }
     let [(matching, _), (other, _)] = UPDATES;

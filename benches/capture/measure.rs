@@ -31,9 +31,9 @@ impl Cost {
     }
 }
 
-/// Measures what runs between now and [`Meter::stop`] in one backend.
+/// Measures what runs in some backends between now and [`Meter::stop`].
 pub(crate) struct Meter {
-    pid: i32,
+    pids: Vec<i32>,
     cpu: f64,
     since: Instant,
 }
@@ -41,24 +41,29 @@ pub(crate) struct Meter {
 impl Meter {
     /// Of the backend behind `client`.
     pub(crate) async fn start(client: &Client) -> Result<Self> {
-        Self::of(pid(client).await?)
+        Self::of(vec![client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0)])
     }
 
-    /// Of a backend.
-    pub(crate) fn of(pid: i32) -> Result<Self> {
-        Ok(Self { pid, cpu: cpu(pid)?, since: Instant::now() })
+    /// Of some backends together.
+    pub(crate) fn of(pids: Vec<i32>) -> Result<Self> {
+        Ok(Self { cpu: cpu_of(&pids)?, pids, since: Instant::now() })
     }
 
     /// What it has cost since.
     pub(crate) fn stop(self) -> Result<Cost> {
         let wall = self.since.elapsed().as_secs_f64();
-        Ok(Cost { cpu: cpu(self.pid)? - self.cpu, wall })
+        Ok(Cost { cpu: cpu_of(&self.pids)? - self.cpu, wall })
     }
 }
 
-/// The backend behind a client.
-pub(crate) async fn pid(client: &Client) -> Result<i32> {
-    Ok(client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0))
+/// Seconds of processor time of a process's children that have ended: a server's sessions, programs that we ran.
+pub(crate) fn children(pid: &str) -> Result<f64> {
+    // cutime and cstime.
+    ticks(pid, 13)
+}
+
+fn cpu_of(pids: &[i32]) -> Result<f64> {
+    pids.iter().map(|&pid| cpu(pid)).sum()
 }
 
 /// Seconds of processor time that a process has had: by the scheduler in nanoseconds, where the kernel tells, else user and
@@ -68,9 +73,15 @@ fn cpu(pid: i32) -> Result<f64> {
         let nanoseconds = text.split(' ').next().and_then(|field| field.parse::<f64>().ok());
         return Ok(nanoseconds.context("/proc/<pid>/schedstat starts with no number")? / 1e9);
     }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the backend is gone")?;
-    // The second field is the program's name in brackets, which may hold anything (proc(5)); utime and stime are 14 and 15.
+    // utime and stime.
+    ticks(&pid.to_string(), 11)
+}
+
+/// The sum of two fields of `/proc/<pid>/stat`, in seconds; the first is the one so many places after the name.
+fn ticks(pid: &str, place: usize) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    // The second field is the program's name in brackets, which may hold anything (proc(5)).
     let (_, fields) = stat.rsplit_once(')').context("/proc/<pid>/stat has no name")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    let ticks = fields.split_whitespace().skip(place).take(2).filter_map(|field| field.parse::<f64>().ok());
     Ok(ticks.sum::<f64>() / TICKS)
 }

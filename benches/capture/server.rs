@@ -13,6 +13,8 @@ use eventtrigger::{api::TlsMode, log::ConnectConfig};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+use crate::measure::children;
+
 /// Where Debian and Ubuntu have the server's programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// Only part of the socket's name: no port is opened.
@@ -99,6 +101,12 @@ impl Server {
         command.arg("--host").arg(self.folder()).args(["--port", &PORT.to_string(), "--username", ROLE]);
         command.env("PGDATABASE", dbname).kill_on_drop(true);
         command
+    }
+
+    /// Seconds of processor time of all sessions that have ended.
+    pub(crate) fn sessions(&self) -> Result<f64> {
+        let file = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        children(file.lines().next().context("postmaster.pid is empty")?)
     }
 
     fn data(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! What the catalog says about a table: all that capture needs to know.
 
+use super::Compare;
 use crate::name::{Ident, TableName};
 
 /// A table, as the catalog describes it.
@@ -49,6 +50,8 @@ pub enum Kind {
 pub struct Column {
     /// Its name.
     pub name: Ident,
+    /// How to tell that it has changed.
+    pub compare: Compare,
 }
 
 impl TableFacts {

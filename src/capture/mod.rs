@@ -1,11 +1,13 @@
 //! What the database does at each change: facts of a table and the definitions on it become a plan, the plan becomes SQL.
 //! All of it pure; [`crate::log::Admin`] runs it.
 
+mod changed;
 mod facts;
 mod plan;
 mod sql;
 mod validate;
 
+pub use changed::Compare;
 pub use facts::{Column, Kind, TableFacts};
 pub use plan::{Changes, Level, Plan, Shown, Wanted};
 pub use sql::{Install, function_name, trigger_name};

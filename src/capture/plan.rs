@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, TableFacts};
+use super::{Compare, Kind, TableFacts};
 use crate::{
     log::{
         Operation,
@@ -26,6 +26,9 @@ pub struct Plan {
     pub key: Vec<Ident>,
     /// Columns that enter the log.
     pub shown: Shown,
+    /// How columns are compared to which somebody listens; those that are not here, by what is stored.
+    #[serde(default)]
+    pub compare: Vec<(Ident, Compare)>,
     /// Numbers of the triggers, by position of their bit.
     pub triggers: Vec<i32>,
     /// Who wants what.
@@ -86,12 +89,19 @@ impl Plan {
             let level = if by_row || operation == Operation::Update { Level::Row } else { Level::Statement };
             when.iter().any(|changes| *changes != Changes::Never).then_some(Wanted { operation, level, when })
         };
+        let listened = |name: &Ident| {
+            definitions.iter().any(
+                |(_, definition)| matches!(&definition.on.update, Some(Updates::Of(names)) if names.contains(name)),
+            )
+        };
+        let compare = facts.columns.iter().filter(|column| listened(&column.name));
         Self {
             table: facts.name.clone(),
             oid: facts.oid,
             shape: facts.shape.clone(),
             key: facts.key.clone(),
             shown: shown(facts, definitions.iter().map(|(_, definition)| &definition.columns)),
+            compare: compare.map(|column| (column.name.clone(), column.compare)).collect(),
             triggers: definitions.iter().map(|(id, _)| *id).collect(),
             operations: [Operation::Insert, Operation::Update, Operation::Delete]
                 .into_iter()
@@ -145,7 +155,9 @@ pub(super) mod tests {
             name: TableName::new("public", "orders"),
             oid: 16390,
             kind: Kind::Table,
-            columns: ["id", "status", "total", "card"].map(|name| Column { name: Ident::new(name) }).into(),
+            columns: [("id", 23), ("status", 25), ("total", 1700), ("card", 25)]
+                .map(|(name, oid)| Column { name: Ident::new(name), compare: Compare::of(oid) })
+                .into(),
             key: vec![Ident::new("id")],
             in_hierarchy: false,
             has_row_triggers: false,

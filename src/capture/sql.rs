@@ -7,11 +7,19 @@
 
 use std::fmt::Write as _;
 
-use super::{Changes, Level, Plan, Shown, Wanted};
+use super::{
+    Changes, Level, Plan, Shown, Wanted,
+    changed::{Compare, Listeners, any_of},
+};
 use crate::{
     log::Operation,
     name::{Ident, Literal},
 };
+
+/// A function's variable, if it has one. With the block's name, so that no column can be meant.
+const MATCHED: &str = "eventtrigger.matched";
+/// Its declaration.
+const VARIABLE: &str = "<<eventtrigger>>\nDECLARE\n  matched pg_catalog.varbit;\n";
 
 /// The statements that bring a table's capture to a plan.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,7 +46,20 @@ pub fn function_name(oid: u32, operation: Operation) -> Ident {
     Ident::new(format!("capture_{oid}_{}", operation.to_string().to_lowercase()))
 }
 
+impl Wanted {
+    /// Whether the bits are found out before it is known if the row is written at all: several triggers listen to columns
+    /// of their own, and none wants every change.
+    fn decides_first(&self) -> bool {
+        let listeners = Listeners::new(&self.when);
+        !listeners.unconditional() && listeners.groups.len() > 1
+    }
+}
+
 impl Plan {
+    fn compare(&self, column: &Ident) -> Compare {
+        self.compare.iter().find(|(name, _)| name == column).map_or(Compare::Image, |(_, compare)| *compare)
+    }
+
     /// The SQL of this plan for capture number `capture`, in the log's `schema`, filling `segment`.
     pub fn sql(&self, schema: &Ident, segment: &Ident, capture: i32) -> Install {
         let mut install = Install { functions: Vec::new(), triggers: Vec::new() };
@@ -82,9 +103,12 @@ impl Plan {
             }
             Level::Row => (self.row(wanted, schema, Path::Fast), self.row(wanted, schema, Path::Safe)),
         };
-        let mut body = String::from("BEGIN\n");
+        let mut body = format!("{}BEGIN\n", if wanted.decides_first() { VARIABLE } else { "" });
         let write = |body: &mut String, indent: &str, part: &Part| {
-            let Part { condition, matched, old, new, from } = part;
+            let Part { first, condition, matched, old, new, from } = part;
+            if let Some(first) = first {
+                let _ = writeln!(body, "{indent}{MATCHED} := {first};");
+            }
             let inner = if condition.is_some() { format!("{indent}  ") } else { indent.to_owned() };
             if let Some(condition) = condition {
                 let _ = writeln!(body, "{indent}IF {condition} THEN");
@@ -125,7 +149,8 @@ impl Plan {
         };
         let null = "NULL".to_owned();
         let (old, new) = if wanted.operation == Operation::Delete { (shown, null) } else { (null, shown) };
-        Part { condition: None, matched: bits(&wanted.when, |_| String::new()), old, new, from }
+        let matched = format!("B'{}'", fixed(&wanted.when));
+        Part { first: None, condition: None, matched, old, new, from }
     }
 
     fn row(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
@@ -146,35 +171,24 @@ impl Plan {
             (Shown::Only(names), Path::Safe) => pick(schema, &format!("pg_catalog.row_to_json({row})"), names),
         };
         let (old, new) = (shown(has.0, "OLD"), shown(has.1, "NEW"));
-        let differs = |names: &[Ident]| match path {
-            // Compares what is stored: right for NULL, for types without an equality operator, and it cannot fail.
-            Path::Fast => format!(
-                "pg_catalog.record_image_ne(ROW({}), ROW({}))",
-                list(names, |name| format!("NEW.{name}")),
-                list(names, |name| format!("OLD.{name}"))
-            ),
+        let changed = |names: &[&Ident]| match path {
+            Path::Fast => any_of(&names.iter().map(|name| (*name, self.compare(name))).collect::<Vec<_>>()),
             Path::Safe => {
                 format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names))
             }
         };
-        let mut conditions: Vec<String> = Vec::new();
-        let unconditional = wanted.when.contains(&Changes::Any);
-        for changes in &wanted.when {
-            if let Changes::Of(names) = changes {
-                let condition = differs(names);
-                if !conditions.contains(&condition) {
-                    conditions.push(condition);
-                }
+        let listeners = Listeners::new(&wanted.when);
+        let (first, condition, matched) = match listeners.groups.as_slice() {
+            _ if wanted.decides_first() => {
+                let condition = format!("{MATCHED} OPERATOR(pg_catalog.<>) B'{}'", listeners.always);
+                (Some(listeners.matched(changed)), Some(condition), MATCHED.to_owned())
             }
-        }
-        let condition = (!unconditional && !conditions.is_empty()).then(|| conditions.join(" OR "));
-        // With a single condition, whoever has one matches when the row is written at all.
-        let matched = match (&condition, conditions.len()) {
-            (Some(_), 1) => bits(&wanted.when, |_| String::new()),
-            _ => bits(&wanted.when, differs),
+            // With a single condition, whoever has one matches when the row is written at all.
+            [(columns, mask)] if !listeners.unconditional() => (None, Some(changed(columns)), format!("B'{mask}'")),
+            _ => (None, None, listeners.matched(changed)),
         };
         let from = if from.is_empty() { String::new() } else { format!(" FROM {}", from.join(", ")) };
-        Part { condition, matched, old, new, from }
+        Part { first, condition, matched, old, new, from }
     }
 }
 
@@ -188,6 +202,8 @@ enum Path {
 /// One way's INSERT.
 #[derive(Debug, Eq, PartialEq)]
 struct Part {
+    /// What the function's variable is set to, if it has one.
+    first: Option<String>,
     condition: Option<String>,
     matched: String,
     old: String,
@@ -195,35 +211,16 @@ struct Part {
     from: String,
 }
 
-/// The bit string of who matched. `differs` writes a condition; where it writes nothing the condition is known to hold.
-fn bits(when: &[Changes], differs: impl Fn(&[Ident]) -> String) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut fixed = String::new();
-    for changes in when {
-        let condition = match changes {
-            Changes::Of(names) => differs(names),
-            Changes::Never | Changes::Any => String::new(),
-        };
-        if condition.is_empty() {
-            fixed.push(if *changes == Changes::Never { '0' } else { '1' });
-        } else {
-            if !fixed.is_empty() {
-                parts.push(format!("B'{}'", std::mem::take(&mut fixed)));
-            }
-            parts.push(format!("CASE WHEN {condition} THEN B'1' ELSE B'0' END"));
-        }
-    }
-    if !fixed.is_empty() {
-        parts.push(format!("B'{fixed}'"));
-    }
-    parts.join(" OPERATOR(pg_catalog.||) ")
+/// Who matches where nothing needs to be compared.
+fn fixed(when: &[Changes]) -> String {
+    when.iter().map(|changes| if *changes == Changes::Never { '0' } else { '1' }).collect()
 }
 
-fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
-    names.iter().map(write).collect::<Vec<_>>().join(", ")
+fn list<N: std::borrow::Borrow<Ident>>(names: &[N], write: impl Fn(&Ident) -> String) -> String {
+    names.iter().map(|name| write(name.borrow())).collect::<Vec<_>>().join(", ")
 }
 
-fn array(names: &[Ident]) -> String {
+fn array<N: std::borrow::Borrow<Ident>>(names: &[N]) -> String {
     format!("ARRAY[{}]::text[]", list(names, |name| Literal(name.as_str()).to_string()))
 }
 

@@ -4,7 +4,7 @@ use tokio_postgres::Transaction;
 
 use super::{Admin, AdminError, CaptureState, failed};
 use crate::{
-    capture::{Column, Kind, Problem, TableFacts, not_found},
+    capture::{Column, Compare, Kind, Problem, TableFacts, not_found},
     log::Definition,
     name::{Ident, ObjectName, TableName},
 };
@@ -70,7 +70,11 @@ impl Admin {
             name: table.clone(),
             oid: row.get(0),
             kind,
-            columns: idents(row.get(2)).into_iter().map(|name| Column { name }).collect(),
+            columns: idents(row.get(2))
+                .into_iter()
+                .zip(row.get::<_, Vec<u32>>("types"))
+                .map(|(name, oid)| Column { name, compare: Compare::of(oid) })
+                .collect(),
             key: idents(row.get(3)),
             in_hierarchy: row.get(4),
             has_row_triggers: row.get(5),

@@ -19,6 +19,9 @@ SELECT c.oid,
               AND p.pronamespace <> ':schema'::pg_catalog.regnamespace),
     :schema.shape(c.oid),
     pg_catalog.has_table_privilege(c.oid, 'TRIGGER'),
-    current_user::text
+    current_user::text,
+    -- Of the columns above.
+    ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) AS types
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
