@@ -88,7 +88,9 @@ fn judge(report: &mut Report, name: &str, case: Case) {
                 Some(Target::new(what, extra(Contender::Ours)? / extra(other)?, Rule::AtMost(limit)))
             })
             .collect();
-        targets.into_iter().for_each(|target| report.target(target));
+        for target in targets {
+            report.target(target);
+        }
     }
     let cheapest = Contender::RIVALS.iter().filter_map(|rival| cpu(report, *rival)).fold(f64::INFINITY, f64::min);
     if let Some(ours) = cpu(report, Contender::Ours) {

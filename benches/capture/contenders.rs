@@ -24,7 +24,7 @@ pub(crate) enum Contender {
     Floor,
     /// A plain row trigger.
     Row,
-    /// PgQ's `jsontriga`, written in C. It logs the new row only, or the old one of a DELETE.
+    /// `pgq.jsontriga`, written in C. It logs the new row only, or the old one of a DELETE.
     Pgq,
     /// Hasura's event triggers.
     Hasura,

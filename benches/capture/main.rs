@@ -83,7 +83,7 @@ async fn measure(server: &Server, effort: &Effort) -> Result<Report> {
     let version: String = server.connect("postgres").await?.query_one("SELECT version()", &[]).await?.get(0);
     let processors = std::thread::available_parallelism()?;
     println!("{version}\n{processors} processors; {} rounds, {} s each", effort.rounds, effort.seconds);
-    println!("{}", server::SETTINGS.iter().map(|(name, value)| format!("{name}={value} ")).collect::<String>());
+    println!("{}", server::SETTINGS.map(|(name, value)| format!("{name}={value}")).join(" "));
     for contender in Contender::ALL {
         contender.prepare(server, effort.rows).await.with_context(|| format!("prepare {contender}"))?;
         contender.install(server, &["orders"]).await.with_context(|| format!("install {contender}"))?;

@@ -62,6 +62,12 @@ pub(crate) fn children(pid: &str) -> Result<f64> {
     ticks(pid, 13)
 }
 
+/// How many children a process has.
+pub(crate) fn processes(pid: &str) -> Result<usize> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).context("list child processes")?;
+    Ok(children.split_whitespace().count())
+}
+
 fn cpu_of(pids: &[i32]) -> Result<f64> {
     pids.iter().map(|&pid| cpu(pid)).sum()
 }

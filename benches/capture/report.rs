@@ -80,9 +80,9 @@ impl Report {
             let cases = distinct(of_metric().map(|figure| &figure.case));
             let width = cases.iter().map(|case| case.chars().count()).max().unwrap_or_default();
             let _ = write!(text, "\n{:width$}", format!("{metric}, {unit}"));
-            contenders.iter().for_each(|contender| {
+            for contender in &contenders {
                 let _ = write!(text, " {contender:>10}");
-            });
+            }
             text.push('\n');
             for case in cases {
                 let _ = write!(text, "{case:width$}");

@@ -6,6 +6,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -13,18 +14,18 @@ use eventtrigger::{api::TlsMode, log::ConnectConfig};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::measure::children;
+use crate::measure::{children, processes};
 
 /// Where Debian and Ubuntu have the server's programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// Only part of the socket's name: no port is opened.
 const PORT: u16 = 5432;
-/// The role that owns everything and writes: a superuser, because PgQ is an extension.
+/// The role that owns everything and writes: a superuser, because `pgq` is an extension.
 const ROLE: &str = "bench";
 
 /// What the server runs with besides its defaults. Durable as in production; what would strike one contender's run and
 /// not the next one's is out of the way.
-pub(crate) const SETTINGS: &[(&str, &str)] = &[
+pub(crate) const SETTINGS: [(&str, &str); 7] = [
     ("shared_buffers", "2GB"),
     ("fsync", "on"),
     ("synchronous_commit", "on"),
@@ -51,7 +52,7 @@ impl Server {
         }
         let server = Self { folder, account };
         server.program("initdb", &["--username", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-D"])?;
-        let settings: String = SETTINGS.iter().map(|(name, value)| format!("{name} = '{value}'\n")).collect();
+        let settings = SETTINGS.map(|(name, value)| format!("{name} = '{value}'\n")).concat();
         let own = format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nport = {PORT}\nmax_connections = 50\n",
             server.folder().display()
@@ -103,10 +104,20 @@ impl Server {
         command
     }
 
-    /// Seconds of processor time of all sessions that have ended.
-    pub(crate) fn sessions(&self) -> Result<f64> {
+    /// Waits until no session is left but one's own, then tells the seconds of processor time of all that have ended. What
+    /// a session has used is known only when its process is gone, which is a little after its client.
+    pub(crate) async fn sessions(&self) -> Result<f64> {
         let file = fs::read_to_string(self.data().join("postmaster.pid"))?;
-        children(file.lines().next().context("postmaster.pid is empty")?)
+        let postmaster = file.lines().next().context("postmaster.pid is empty")?;
+        let client = self.connect("postgres").await?;
+        let own = "SELECT count(*) FROM pg_stat_activity WHERE backend_type <> 'client backend'";
+        let own: i64 = client.query_one(own, &[]).await?.get(0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while i64::try_from(processes(postmaster)?)? > own + 1 {
+            ensure!(Instant::now() < deadline, "sessions are left 30 s after their clients");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        children(postmaster)
     }
 
     fn data(&self) -> PathBuf {
