@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Installs programs that are missing, as root; else says how to get them. What the cluster needs, `cluster install` does.
+# Installs programs that are missing (or files, by path), as root; else says how to get them. What the cluster needs,
+# `cluster install` does.
 #
-#   need.sh cargo cc musl-gcc...
+#   need.sh cargo cc musl-gcc /usr/lib/postgresql/15/bin/postgres...
 set -euo pipefail
 
 stop() { echo "$*" >&2; exit 1; }
 
 for program; do
-  ! command -v "$program" >/dev/null || continue
+  ! command -v "$program" >/dev/null && [ ! -e "$program" ] || continue
   case $program in
     cargo | rustup) stop "$program is missing; get Rust from https://rustup.rs" ;;
     cc) packages=(gcc libc6-dev) ;;
     musl-gcc) packages=(musl-tools) ;;
+    /usr/lib/postgresql/15/bin/*) packages=(postgresql-15) ;;
+    /usr/lib/postgresql/15/lib/pgq_triggers.so) packages=(postgresql-15-pgq3) ;;
     psql | pg_dump) packages=(postgresql-client) ;;
     *) packages=("$program") ;;
   esac

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Compare;
 use crate::name::{Ident, TableName};
 
 /// A table, as the catalog describes it.
@@ -66,6 +67,8 @@ pub enum Kind {
 pub struct Column {
     /// Its name.
     pub name: Ident,
+    /// How to tell that it has changed.
+    pub compare: Compare,
     /// How long its values may be.
     pub size: Size,
 }

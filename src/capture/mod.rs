@@ -1,12 +1,14 @@
 //! What the database does at each change: facts of a table and the definitions on it become a plan, the plan becomes SQL.
 //! All of it pure; [`crate::log::Admin`] runs it.
 
+mod changed;
 mod facts;
 mod long;
 mod plan;
 mod sql;
 mod validate;
 
+pub use changed::Compare;
 pub use facts::{Column, Kind, Rights, Size, TableFacts};
 pub use long::Long;
 pub use plan::{Changes, Firing, Level, Plan, Shown, Wanted};

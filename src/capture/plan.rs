@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Column, Kind, Long, Size, TableFacts};
+use super::{Column, Compare, Kind, Long, Size, TableFacts};
 use crate::{
     log::{
         Operation,
@@ -30,6 +30,9 @@ pub struct Plan {
     pub long: Option<Long>,
     /// What else of the session enters the log.
     pub context: Context,
+    /// How columns are compared to which somebody listens; those that are not here, by what is stored.
+    #[serde(default)]
+    pub compare: Vec<(Ident, Compare)>,
     /// Numbers of the triggers, by position of their bit.
     pub triggers: Vec<i32>,
     /// Who wants what.
@@ -135,6 +138,12 @@ impl Plan {
             })
         };
         let shown = shown(facts, definitions.iter().map(|(_, definition)| &definition.columns));
+        let listened = |name: &Ident| {
+            definitions.iter().any(
+                |(_, definition)| matches!(&definition.on.update, Some(Updates::Of(names)) if names.contains(name)),
+            )
+        };
+        let compare = facts.columns.iter().filter(|column| listened(&column.name));
         Self {
             long: long(facts, &shown),
             table: facts.name.clone(),
@@ -143,6 +152,7 @@ impl Plan {
             key: facts.key.clone(),
             shown,
             context: context(definitions.iter().map(|(_, definition)| &definition.context)),
+            compare: compare.map(|column| (column.name.clone(), column.compare)).collect(),
             triggers: definitions.iter().map(|(id, _)| *id).collect(),
             operations: Operation::ALL.into_iter().filter_map(wanted).collect(),
         }
@@ -219,8 +229,8 @@ pub(super) mod tests {
             name: TableName::new("public", "orders"),
             oid: 16390,
             kind: Kind::Table,
-            columns: ["id", "status", "total", "card"]
-                .map(|name| Column { name: Ident::new(name), size: Size::Limited })
+            columns: [("id", 23), ("status", 25), ("total", 1700), ("card", 25)]
+                .map(|(name, oid)| Column { name: Ident::new(name), size: Size::Limited, compare: Compare::of(oid) })
                 .into(),
             key: vec![Ident::new("id")],
             in_hierarchy: false,

@@ -7,11 +7,20 @@
 
 use std::fmt::Write as _;
 
-use super::{Changes, Firing, Level, Plan, Shown, Wanted, long};
+use super::{
+    Changes, Firing, Level, Plan, Shown, Wanted,
+    changed::{Compare, Listeners, any_of},
+    long,
+};
 use crate::{
     log::{Operation, definition::Context},
     name::{Ident, Literal},
 };
+
+/// A function's variable, if it has one. With the block's name, so that no column can be meant.
+const MATCHED: &str = "eventtrigger.matched";
+/// Its declaration.
+const VARIABLE: &str = "<<eventtrigger>>\nDECLARE\n  matched pg_catalog.varbit;\n";
 
 /// The statements that bring a table's capture to a plan.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -51,7 +60,20 @@ pub fn function_name(oid: u32, operation: Operation) -> Ident {
     Ident::new(format!("capture_{oid}_{}", operation.to_string().to_lowercase()))
 }
 
+impl Wanted {
+    /// Whether the bits are found out before it is known if the row is written at all: several triggers listen to columns
+    /// of their own, and none wants every change.
+    fn decides_first(&self) -> bool {
+        let listeners = Listeners::new(&self.when);
+        !listeners.unconditional() && listeners.groups.len() > 1
+    }
+}
+
 impl Plan {
+    fn compare(&self, column: &Ident) -> Compare {
+        self.compare.iter().find(|(name, _)| name == column).map_or(Compare::Image, |(_, compare)| *compare)
+    }
+
     /// The SQL of this plan for capture number `capture`, in the log's `schema`, filling `segment`.
     pub fn sql(&self, schema: &Ident, segment: &Ident, capture: i32) -> Install {
         let mut install = Install { functions: Vec::new(), triggers: Vec::new() };
@@ -91,7 +113,9 @@ impl Plan {
     }
 
     fn body(&self, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) -> String {
-        let mut body = String::from("BEGIN\n");
+        let replicated = wanted.replicated.iter().map(|when| Wanted { when: when.clone(), ..wanted.clone() });
+        let declares = wanted.decides_first() || replicated.into_iter().any(|wanted| wanted.decides_first());
+        let mut body = format!("{}BEGIN\n", if declares { VARIABLE } else { "" });
         match &wanted.replicated {
             Some(replicated) if *replicated != wanted.when => {
                 // The condition of PostgreSQL's own `ENABLE TRIGGER`.
@@ -125,7 +149,8 @@ impl Plan {
                  {indent}SELECT {capture}, '{op}', {matched}, {old}, {new}{context}{from};\n"
             )
         };
-        let part = |indent: &str, Part { condition, matched, image, long }: &Part| {
+        let part = |indent: &str, Part { first, condition, matched, image, long }: &Part| {
+            let first = first.as_ref().map(|first| format!("{indent}{MATCHED} := {first};\n")).unwrap_or_default();
             let write = |indent: &str| match long {
                 None => insert(indent, matched, image),
                 Some((may_be, bounded)) => {
@@ -135,9 +160,9 @@ impl Plan {
                 }
             };
             match condition {
-                None => write(indent),
+                None => first + &write(indent),
                 Some(condition) => {
-                    format!("{indent}IF {condition} THEN\n{}{indent}END IF;\n", write(&format!("{indent}  ")))
+                    format!("{first}{indent}IF {condition} THEN\n{}{indent}END IF;\n", write(&format!("{indent}  ")))
                 }
             }
         };
@@ -183,13 +208,13 @@ impl Plan {
 
     fn statement(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
         let null = "NULL".to_owned();
-        let matched = bits(&wanted.when, |_| String::new());
+        let matched = format!("B'{}'", fixed(&wanted.when));
         let context = self.context(schema, None);
         // It is found out once, not for each row.
         let mut context = if context.is_empty() { context } else { format!("(SELECT {context})") };
         if wanted.operation == Operation::Truncate {
             let image = Image { old: null.clone(), new: null, context, from: String::new() };
-            return Part { condition: None, matched, image, long: None };
+            return Part { first: None, condition: None, matched, image, long: None };
         }
         // `r.*` and not `r`: a column of that name would come first.
         let mut from = " FROM eventtrigger_rows AS r".to_owned();
@@ -214,7 +239,7 @@ impl Plan {
             shown = format!("CASE WHEN {may_be} THEN {bounded} ELSE {shown} END");
         }
         let (old, new) = if wanted.operation == Operation::Delete { (shown, null) } else { (null, shown) };
-        Part { condition: None, matched, image: Image { old, new, context, from }, long: None }
+        Part { first: None, condition: None, matched, image: Image { old, new, context, from }, long: None }
     }
 
     fn row(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
@@ -258,54 +283,45 @@ impl Plan {
                 (either(&long::whole_may_be), nothing)
             }
         });
-        let differs = |names: &[Ident]| self.differ(schema, names, path);
-        let mut conditions: Vec<String> = Vec::new();
-        let unconditional = wanted.when.contains(&Changes::Any);
-        for changes in &wanted.when {
-            if let Changes::Of(names) = changes {
-                let condition = differs(names);
-                if !conditions.contains(&condition) {
-                    conditions.push(condition);
-                }
-            }
-        }
-        let condition = (!unconditional && !conditions.is_empty()).then(|| conditions.join(" OR "));
-        // With a single condition, whoever has one matches when the row is written at all.
-        let matched = match (&condition, conditions.len()) {
-            (Some(_), 1) => bits(&wanted.when, |_| String::new()),
-            _ => bits(&wanted.when, differs),
+        let changed = |names: &[&Ident]| match path {
+            Path::Fast => self.changed(names),
+            Path::Safe => self.safely_changed(schema, names),
         };
-        Part { condition, matched, image: usual, long }
+        let listeners = Listeners::new(&wanted.when);
+        let (first, condition, matched) = match listeners.groups.as_slice() {
+            _ if wanted.decides_first() => {
+                let condition = format!("{MATCHED} OPERATOR(pg_catalog.<>) B'{}'", listeners.always);
+                (Some(listeners.matched(changed)), Some(condition), MATCHED.to_owned())
+            }
+            // With a single condition, whoever has one matches when the row is written at all.
+            [(columns, mask)] if !listeners.unconditional() => (None, Some(changed(columns)), format!("B'{mask}'")),
+            _ => (None, None, listeners.matched(changed)),
+        };
+        Part { first, condition, matched, image: usual, long }
     }
 
     /// A condition: one of these columns has changed.
-    fn differ(&self, schema: &Ident, names: &[Ident], path: Path) -> String {
-        if path == Path::Safe {
-            let differ =
-                format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names));
-            return match self.long {
-                None => differ,
-                Some(_) => format!(
-                    "(CASE WHEN {} OR {} THEN true ELSE {differ} END)",
-                    long::whole_may_be("OLD"),
-                    long::whole_may_be("NEW")
-                ),
-            };
+    fn changed(&self, names: &[&Ident]) -> String {
+        // Two long values together might not fit into one record.
+        let is_long = |name: &Ident| {
+            self.long.as_ref().is_some_and(|long| long.unlimited.iter().any(|(unlimited, _)| unlimited == name))
+        };
+        let columns: Vec<_> = names.iter().map(|name| (*name, self.compare(name))).collect();
+        any_of(&columns, is_long)
+    }
+
+    /// The same while the columns are not known.
+    fn safely_changed(&self, schema: &Ident, names: &[&Ident]) -> String {
+        let differ =
+            format!("{schema}.differ(pg_catalog.row_to_json(OLD), pg_catalog.row_to_json(NEW), {})", array(names));
+        match self.long {
+            None => differ,
+            Some(_) => format!(
+                "(CASE WHEN {} OR {} THEN true ELSE {differ} END)",
+                long::whole_may_be("OLD"),
+                long::whole_may_be("NEW")
+            ),
         }
-        // Compares what is stored: right for NULL, for types without an equality operator, and it cannot fail: two long
-        // values together might not fit into one row, so each is compared by itself.
-        let is_long = |name: &&Ident| {
-            self.long.as_ref().is_some_and(|long| long.unlimited.iter().any(|(unlimited, _)| unlimited == *name))
-        };
-        let alone: Vec<_> = names.iter().filter(is_long).skip(1).collect();
-        let together: Vec<_> = names.iter().filter(|name| !alone.contains(name)).collect();
-        let compare = |names: &[&Ident]| {
-            let of = |row: &str| names.iter().map(|name| format!("{row}.{name}")).collect::<Vec<_>>().join(", ");
-            format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", of("NEW"), of("OLD"))
-        };
-        let all: Vec<_> =
-            std::iter::once(compare(&together)).chain(alone.iter().map(|name| compare(&[name]))).collect();
-        all.join(" OR ")
     }
 }
 
@@ -324,6 +340,8 @@ enum Path {
 /// One way's INSERT.
 #[derive(Debug, Eq, PartialEq)]
 struct Part {
+    /// What the function's variable is set to, if it has one.
+    first: Option<String>,
     condition: Option<String>,
     matched: String,
     image: Image,
@@ -341,35 +359,16 @@ struct Image {
     from: String,
 }
 
-/// The bit string of who matched. `differs` writes a condition; where it writes nothing the condition is known to hold.
-fn bits(when: &[Changes], differs: impl Fn(&[Ident]) -> String) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut fixed = String::new();
-    for changes in when {
-        let condition = match changes {
-            Changes::Of(names) => differs(names),
-            Changes::Never | Changes::Any => String::new(),
-        };
-        if condition.is_empty() {
-            fixed.push(if *changes == Changes::Never { '0' } else { '1' });
-        } else {
-            if !fixed.is_empty() {
-                parts.push(format!("B'{}'", std::mem::take(&mut fixed)));
-            }
-            parts.push(format!("CASE WHEN {condition} THEN B'1' ELSE B'0' END"));
-        }
-    }
-    if !fixed.is_empty() {
-        parts.push(format!("B'{fixed}'"));
-    }
-    parts.join(" OPERATOR(pg_catalog.||) ")
+/// Who matches where nothing needs to be compared.
+fn fixed(when: &[Changes]) -> String {
+    when.iter().map(|changes| if *changes == Changes::Never { '0' } else { '1' }).collect()
 }
 
-pub(super) fn list(names: &[Ident], write: impl Fn(&Ident) -> String) -> String {
-    names.iter().map(write).collect::<Vec<_>>().join(", ")
+pub(super) fn list<N: std::borrow::Borrow<Ident>>(names: &[N], write: impl Fn(&Ident) -> String) -> String {
+    names.iter().map(|name| write(name.borrow())).collect::<Vec<_>>().join(", ")
 }
 
-fn array(names: &[Ident]) -> String {
+fn array<N: std::borrow::Borrow<Ident>>(names: &[N]) -> String {
     format!("ARRAY[{}]::pg_catalog.text[]", list(names, |name| Literal(name.as_str()).to_string()))
 }
 

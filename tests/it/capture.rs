@@ -91,6 +91,49 @@ async fn two_triggers_on_a_table_share_one_row_and_each_has_its_bit() {
     assert!(database.sql_triggers().await.is_empty());
 }
 
+#[tokio::test]
+async fn a_listened_column_has_changed_when_what_is_stored_has_whatever_its_type_and_name() {
+    let database = Database::new().await;
+    // Names that the function itself uses, and types with an `=` that fails, is blind, or is not there.
+    let columns = ["matched", "eventtrigger", "op", "r", "total", "data", "price", "day"];
+    database
+        .run(
+            "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
+             CREATE TABLE odd (id int PRIMARY KEY, matched int, eventtrigger text COLLATE blind, op boolean, r uuid,
+                               total numeric, data json, price point, day date)",
+        )
+        .await;
+    let admin = database.admin().await;
+    for column in columns {
+        let mut definition = everything(column, TableName::new("public", "odd"));
+        definition.on.update = Some(Updates::Of(idents(&[column])));
+        definition.columns = Columns::Include(idents(&[column]));
+        admin.install(column, &definition).await.unwrap();
+    }
+    database.run("INSERT INTO odd VALUES (1, 1, 'a', true, gen_random_uuid(), 1.0, '1', '(1,1)', '2026-01-01')").await;
+    let sets = [
+        "matched = 2",
+        "eventtrigger = 'A'",
+        "op = NULL",
+        "r = NULL",
+        "total = 1.00",
+        "data = '2'",
+        "price = '(1,1.0000000001)'",
+        "day = 'infinity'",
+    ];
+    for (n, set) in sets.into_iter().enumerate() {
+        // The second time nothing changes: no event, also where both are NULL.
+        database.run(&format!("UPDATE odd SET {set}")).await;
+        database.run(&format!("UPDATE odd SET {set}")).await;
+        let logged = database.logged().await;
+        let bits: String = (0..sets.len()).map(|bit| if bit == n { '1' } else { '0' }).collect();
+        assert_eq!(logged.len(), n + 2, "{set}: {logged:#?}");
+        assert!(logged[n + 1].starts_with(&format!("U {bits} ")), "{set}: {logged:#?}");
+    }
+    database.run("UPDATE odd SET matched = 3, total = 2").await;
+    assert!(database.logged().await[9].starts_with("U 10001000 "));
+}
+
 #[rstest]
 #[case::some_columns(Columns::Exclude(idents(&["card"])))]
 #[case::all_columns(Columns::All)]

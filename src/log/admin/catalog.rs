@@ -4,7 +4,7 @@ use tokio_postgres::{Transaction, error::SqlState};
 
 use super::{Admin, AdminError, CaptureState, failed};
 use crate::{
-    capture::{Column, Kind, Problem, Rights, Size, TableFacts, not_found},
+    capture::{Column, Compare, Kind, Problem, Rights, Size, TableFacts, not_found},
     log::{Definition, explain},
     name::{Ident, ObjectName, TableName},
 };
@@ -58,7 +58,7 @@ impl Admin {
             _ => Kind::Other,
         };
         let idents = |names: Vec<String>| names.into_iter().map(Ident::new).collect::<Vec<_>>();
-        let column = |(name, size): (Ident, &str)| {
+        let column = |((name, size), oid): ((Ident, &str), u32)| {
             let size = match size {
                 "limited" => Size::Limited,
                 "text" => Size::Text,
@@ -66,7 +66,7 @@ impl Admin {
                 "jsonb" => Size::Jsonb,
                 _ => Size::Other,
             };
-            Column { name, size }
+            Column { name, size, compare: Compare::of(oid) }
         };
         let ident = |column| Ident::new(row.get::<_, String>(column));
         let rights = Rights { role: ident(9), trigger: row.get(8), owner: ident(10), owns: row.get(11) };
@@ -74,7 +74,12 @@ impl Admin {
             name: table.clone(),
             oid: row.get(0),
             kind,
-            columns: idents(row.get(2)).into_iter().zip(row.get::<_, Vec<&str>>(7)).map(column).collect(),
+            columns: idents(row.get(2))
+                .into_iter()
+                .zip(row.get::<_, Vec<&str>>(7))
+                .zip(row.get::<_, Vec<u32>>("types"))
+                .map(column)
+                .collect(),
             key: idents(row.get(3)),
             in_hierarchy: row.get(4),
             has_row_triggers: row.get(5),

@@ -37,6 +37,9 @@ SELECT c.oid,
     current_user::text,
     pg_catalog.pg_get_userbyid(c.relowner)::text,
     -- As ALTER TABLE decides it.
-    pg_catalog.pg_has_role(c.relowner, 'USAGE')
+    pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+    -- Of the columns above.
+    ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) AS types
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2
