@@ -238,15 +238,19 @@ impl Admin {
                 transaction.query_one(&self.sql("SELECT coalesce(max(id), 0) + 1 FROM :schema.capture"), &[]).await?;
             return Ok(next.get(0));
         }
-        transaction
-            .execute(
+        let retired = transaction
+            .query(
                 &self.sql(
                     "UPDATE :schema.capture SET retired = true
-                     WHERE NOT retired AND (relation = $1 OR table_schema = $2 AND table_name = $3)",
+                     WHERE NOT retired AND (relation = $1 OR table_schema = $2 AND table_name = $3) RETURNING relation",
                 ),
                 &[&plan.oid, &schema, &name],
             )
             .await?;
+        // Another table of this name, if it is still there, is called otherwise now: it is no longer what is to be captured.
+        for former in retired.iter().map(|row| row.get::<_, u32>(0)).filter(|former| *former != plan.oid) {
+            self.drop_functions(transaction, former).await?;
+        }
         if sql_triggers.is_empty() {
             return Ok(0);
         }
@@ -333,12 +337,16 @@ impl Admin {
             .await
             .map_err(failed)?;
         for row in rows {
-            let oid: u32 = row.get(0);
-            for operation in Operation::ALL {
-                let drop =
-                    format!("DROP FUNCTION IF EXISTS {}.{}() CASCADE", self.schema, function_name(oid, operation));
-                transaction.batch_execute(&drop).await.map_err(failed)?;
-            }
+            self.drop_functions(transaction, row.get(0)).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the capture functions of the table with this oid, and with each the SQL trigger that calls it.
+    async fn drop_functions(&self, transaction: &Transaction<'_>, oid: u32) -> Result<(), tokio_postgres::Error> {
+        for operation in Operation::ALL {
+            let drop = format!("DROP FUNCTION IF EXISTS {}.{}() CASCADE", self.schema, function_name(oid, operation));
+            transaction.batch_execute(&drop).await?;
         }
         Ok(())
     }
