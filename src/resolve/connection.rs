@@ -19,26 +19,26 @@ async fn resolve(namespace: &str, connection: &Connection, objects: &impl Object
     let Connection { uri, host, port, dbname, user, password, tls } = connection;
     let mode = tls.as_ref().map(|tls| tls.mode);
     let ca = match tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
-        Some(ca) => Some(secret::value(objects, namespace, "connection.tls.ca", &ca.secret_key_ref).await?),
+        Some(ca) => Some(secret::value(objects, namespace, "spec.connection.tls.ca", &ca.secret_key_ref).await?),
         None => None,
     };
     if let Some(uri) = uri {
-        let text = secret::value(objects, namespace, "connection.uri", &uri.secret_key_ref).await?;
+        let text = secret::value(objects, namespace, "spec.connection.uri", &uri.secret_key_ref).await?;
         // A URI holds no white space, but a Secret made from a file ends with a line break.
         return Ok(ConnectConfig::from_uri(text.trim(), mode, ca).map_err(|error| invalid(&error))?);
     }
     let read = Parts { namespace, objects };
     Ok(ConnectConfig {
-        host: read.needed("connection.host", host.as_ref()).await?,
-        port: match read.optional("connection.port", port.as_ref()).await? {
+        host: read.needed("spec.connection.host", host.as_ref()).await?,
+        port: match read.optional("spec.connection.port", port.as_ref()).await? {
             Some(value) => number(&value, port.as_ref().and_then(|port| port.value.as_deref()))?,
             None => 5432,
         },
-        dbname: read.needed("connection.dbname", dbname.as_ref()).await?,
-        user: read.needed("connection.user", user.as_ref()).await?,
+        dbname: read.needed("spec.connection.dbname", dbname.as_ref()).await?,
+        user: read.needed("spec.connection.user", user.as_ref()).await?,
         password: match password {
             // As it is: a password may hold anything.
-            Some(source) => Some(read.raw("connection.password", source).await?),
+            Some(source) => Some(read.raw("spec.connection.password", source).await?),
             None => None,
         },
         tls: mode.unwrap_or(TlsMode::Prefer),
@@ -48,7 +48,7 @@ async fn resolve(namespace: &str, connection: &Connection, objects: &impl Object
 
 /// Neither variant repeats the URI, which holds a password.
 fn invalid(error: &ConnectError) -> Problem {
-    let field = if matches!(error, ConnectError::Ca(_)) { "connection.tls.ca" } else { "connection.uri" };
+    let field = if matches!(error, ConnectError::Ca(_)) { "spec.connection.tls.ca" } else { "spec.connection.uri" };
     Problem::new(INVALID, format!("{field}: {error}"))
 }
 
@@ -56,7 +56,7 @@ fn invalid(error: &ConnectError) -> Problem {
 fn number(port: &str, shown: Option<&str>) -> Result<u16, Problem> {
     port.parse().ok().filter(|&port| port != 0).ok_or_else(|| {
         let port = shown.map_or("the Secret's value".to_owned(), |shown| format!("{shown:?}"));
-        Problem::new(INVALID, format!("connection.port: {port} is not a port; write a number from 1 to 65535"))
+        Problem::new(INVALID, format!("spec.connection.port: {port} is not a port; write a number from 1 to 65535"))
     })
 }
 
@@ -88,7 +88,8 @@ impl<O: Objects> Parts<'_, O> {
     }
 
     async fn needed(&self, field: &str, source: Option<&ValueSource>) -> Result<String, Stop> {
-        let missing = || Problem::new(INVALID, format!("{field}: without connection.uri it is needed; set it")).into();
+        let missing =
+            || Problem::new(INVALID, format!("{field}: without spec.connection.uri it is needed; set it")).into();
         self.optional(field, source).await?.ok_or_else(missing)
     }
 }
@@ -146,37 +147,37 @@ stringData: {host: "db.shop.svc\n", port: "6432", password: "p w\n", empty: " ",
     #[case(
         "{uri: {secretKeyRef: {name: app, key: uri}}}",
         "SecretNotFound",
-        r#"connection.uri: there is no Secret shop/app; create it with a key "uri""#
+        r#"spec.connection.uri: there is no Secret shop/app; create it with a key "uri""#
     )]
     #[case(
         "{uri: {secretKeyRef: {name: db, key: uri}}}",
         "SecretKeyNotFound",
-        r#"connection.uri: Secret shop/db has no key "uri"; it has: empty, host, password, port, word"#
+        r#"spec.connection.uri: Secret shop/db has no key "uri"; it has: empty, host, password, port, word"#
     )]
     #[case(
         "{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {value: '70000'}}",
         INVALID,
-        r#"connection.port: "70000" is not a port; write a number from 1 to 65535"#
+        r#"spec.connection.port: "70000" is not a port; write a number from 1 to 65535"#
     )]
     #[case(
         "{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {secretKeyRef: {name: db, key: word}}}",
         INVALID,
-        "connection.port: the Secret's value is not a port; write a number from 1 to 65535"
+        "spec.connection.port: the Secret's value is not a port; write a number from 1 to 65535"
     )]
     #[case(
         "{host: {secretKeyRef: {name: db, key: empty}}, dbname: {value: d}, user: {value: u}}",
         INVALID,
-        "connection.host: the value is empty; correct it"
+        "spec.connection.host: the value is empty; correct it"
     )]
     #[case(
         "{host: {value: h}, user: {value: u}}",
         INVALID,
-        "connection.dbname: without connection.uri it is needed; set it"
+        "spec.connection.dbname: without spec.connection.uri it is needed; set it"
     )]
     #[case(
         "{host: {value: h}, dbname: {value: d}, user: {value: u}, tls: {mode: verify-full, ca: {secretKeyRef: {name: ca, key: ca.crt}}}}",
         "SecretNotFound",
-        r#"connection.tls.ca: there is no Secret shop/ca; create it with a key "ca.crt""#
+        r#"spec.connection.tls.ca: there is no Secret shop/ca; create it with a key "ca.crt""#
     )]
     #[tokio::test]
     async fn a_problem_names_field_value_and_remedy(

@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_missing_secret_stalls_and_comes_before_the_missing_workers() {
-        let missing = Err(Trouble::stalled(Problem::new("SecretNotFound", "connection.uri: …")));
+        let missing = Err(Trouble::stalled(Problem::new("SecretNotFound", "spec.connection.uri: …")));
         let seen = Seen { database: missing, workers: Ok(None) };
         assert_eq!(
             told(&seen),
