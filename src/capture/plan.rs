@@ -125,10 +125,9 @@ impl Plan {
                 .collect();
             let replicated = replicated.iter().any(|changes| *changes != Changes::Never).then_some(replicated);
             let level = match operation {
-                Operation::Truncate => Level::Statement,
                 Operation::Update => Level::Row,
                 Operation::Insert | Operation::Delete if by_row || replicated.is_some() => Level::Row,
-                Operation::Insert | Operation::Delete => Level::Statement,
+                Operation::Insert | Operation::Delete | Operation::Truncate => Level::Statement,
             };
             when.iter().any(|changes| *changes != Changes::Never).then_some(Wanted {
                 operation,
@@ -151,7 +150,7 @@ impl Plan {
             shape: facts.shape.clone(),
             key: facts.key.clone(),
             shown,
-            context: context(definitions.iter().map(|(_, definition)| &definition.context)),
+            context: context(&definitions.iter().map(|(_, definition)| &definition.context).collect::<Vec<_>>()),
             compare: compare.map(|column| (column.name.clone(), column.compare)).collect(),
             triggers: definitions.iter().map(|(id, _)| *id).collect(),
             operations: Operation::ALL.into_iter().filter_map(wanted).collect(),
@@ -187,13 +186,13 @@ fn long(facts: &TableFacts, shown: &Shown) -> Option<Long> {
 }
 
 /// The union of what is asked for; a trace is one setting among others, of which each EventTrigger may name its own.
-fn context<'a>(asked: impl Iterator<Item = &'a Context> + Clone) -> Context {
-    let mut settings: Vec<_> = asked.clone().flat_map(Context::settings).cloned().collect();
+fn context(asked: &[&Context]) -> Context {
+    let mut settings: Vec<_> = asked.iter().flat_map(|context| context.settings()).cloned().collect();
     settings.sort();
     settings.dedup();
     Context {
-        role: asked.clone().any(|context| context.role),
-        application: asked.clone().any(|context| context.application),
+        role: asked.iter().any(|context| context.role),
+        application: asked.iter().any(|context| context.application),
         settings,
         traceparent: None,
     }

@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_sink_stalls_while_somebody_must_act_and_gets_an_address_when_they_did() {
-        let missing = Err(Trouble::stalled(Problem::new("SecretNotFound", "headers[0]: …")));
+        let missing = Err(Trouble::stalled(Problem::new("SecretNotFound", "spec.headers[0]: …")));
         let stalled = status(None, &missing, 1, Timestamp::UNIX_EPOCH);
         assert_eq!(
             kinds(&stalled),

@@ -160,11 +160,11 @@ fn shown<'a>(row: Option<&'a str>, columns: &Columns) -> Result<Cow<'a, str>, No
 }
 
 fn shows(columns: &Columns, column: &str) -> bool {
-    let named = |names: &[Ident]| names.iter().any(|name| name.as_str() == column);
+    let lists = |names: &[Ident]| names.iter().any(|name| name.as_str() == column);
     match columns {
         Columns::All => true,
-        Columns::Include(names) => named(names),
-        Columns::Exclude(names) => !named(names),
+        Columns::Include(names) => lists(names),
+        Columns::Exclude(names) => !lists(names),
     }
 }
 

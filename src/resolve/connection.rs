@@ -12,7 +12,7 @@ const INVALID: &str = "InvalidConnection";
 
 /// How to reach the database of `log`. `tls` comes before what the URI says.
 pub async fn connection(log: &EventLog, objects: &impl Objects) -> Result<Result<ConnectConfig, Problem>, LookupError> {
-    part(resolve(&log.namespace().unwrap_or_default(), "connection", &log.spec.connection, objects).await)
+    part(resolve(&log.namespace().unwrap_or_default(), "spec.connection", &log.spec.connection, objects).await)
 }
 
 /// How the workers of `log` reach it, if that differs.
@@ -22,7 +22,7 @@ pub async fn delivery_connection(
 ) -> Result<Result<Option<ConnectConfig>, Problem>, LookupError> {
     let Some(connection) = &log.spec.delivery.connection else { return Ok(Ok(None)) };
     let namespace = log.namespace().unwrap_or_default();
-    part(resolve(&namespace, "delivery.connection", connection, objects).await.map(Some))
+    part(resolve(&namespace, "spec.delivery.connection", connection, objects).await.map(Some))
 }
 
 /// The connection in field `at` of the spec.
@@ -167,37 +167,37 @@ stringData: {host: "db.shop.svc\n", port: "6432", password: "p w\n", empty: " ",
     #[case(
         "{uri: {secretKeyRef: {name: app, key: uri}}}",
         "SecretNotFound",
-        r#"connection.uri: there is no Secret shop/app; create it with a key "uri""#
+        r#"spec.connection.uri: there is no Secret shop/app; create it with a key "uri""#
     )]
     #[case(
         "{uri: {secretKeyRef: {name: db, key: uri}}}",
         "SecretKeyNotFound",
-        r#"connection.uri: Secret shop/db has no key "uri"; it has: empty, host, password, port, word"#
+        r#"spec.connection.uri: Secret shop/db has no key "uri"; it has: empty, host, password, port, word"#
     )]
     #[case(
         "{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {value: '70000'}}",
         INVALID,
-        r#"connection.port: "70000" is not a port; write a number from 1 to 65535"#
+        r#"spec.connection.port: "70000" is not a port; write a number from 1 to 65535"#
     )]
     #[case(
         "{host: {value: h}, dbname: {value: d}, user: {value: u}, port: {secretKeyRef: {name: db, key: word}}}",
         INVALID,
-        "connection.port: the Secret's value is not a port; write a number from 1 to 65535"
+        "spec.connection.port: the Secret's value is not a port; write a number from 1 to 65535"
     )]
     #[case(
         "{host: {secretKeyRef: {name: db, key: empty}}, dbname: {value: d}, user: {value: u}}",
         INVALID,
-        "connection.host: the value is empty; correct it"
+        "spec.connection.host: the value is empty; correct it"
     )]
     #[case(
         "{host: {value: h}, user: {value: u}}",
         INVALID,
-        "connection.dbname: without connection.uri it is needed; set it"
+        "spec.connection.dbname: without spec.connection.uri it is needed; set it"
     )]
     #[case(
         "{host: {value: h}, dbname: {value: d}, user: {value: u}, tls: {mode: verify-full, ca: {secretKeyRef: {name: ca, key: ca.crt}}}}",
         "SecretNotFound",
-        r#"connection.tls.ca: there is no Secret shop/ca; create it with a key "ca.crt""#
+        r#"spec.connection.tls.ca: there is no Secret shop/ca; create it with a key "ca.crt""#
     )]
     #[tokio::test]
     async fn a_problem_names_field_value_and_remedy(

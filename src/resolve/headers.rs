@@ -15,7 +15,7 @@ pub(super) async fn headers(
     let mut headers = Vec::with_capacity(specs.len());
     let mut secrets = Secrets::default();
     for (at, api::Header { name, value, value_from }) in specs.iter().enumerate() {
-        let field = format!("headers[{at}]");
+        let field = format!("spec.headers[{at}]");
         if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
             let message = format!("{field}.name: {name:?} is not a header's name; use letters, digits and -");
             return Err(Problem::new("InvalidHeader", message).into());

@@ -174,13 +174,13 @@ mod tests {
         "https://hooks.example.com:8443"
     )]
     fn the_port_that_a_reader_expects(#[case] spec: &str, #[case] wanted: &str, #[case] expected: &str) {
-        assert_eq!(url(&service(spec), "sink.ref", port(wanted).as_ref()).as_deref(), Ok(expected));
+        assert_eq!(url(&service(spec), "spec.sink.ref", port(wanted).as_ref()).as_deref(), Ok(expected));
     }
 
     #[test]
     fn a_number_written_as_text_is_a_number() {
         let service = service("{ports: [{port: 80, name: http}, {port: 9090, name: hooks}]}");
-        let url = url(&service, "sink.ref", Some(&Port::String("9090".to_owned())));
+        let url = url(&service, "spec.sink.ref", Some(&Port::String("9090".to_owned())));
         assert_eq!(url.as_deref(), Ok("http://billing.shop.svc:9090"));
     }
 
@@ -188,35 +188,35 @@ mod tests {
     #[case(
         "{ports: [{port: 80, name: http}, {port: 9090}]}",
         "web",
-        r#"sink.ref.port: Service shop/billing has no port "web"; it has: http (80), 9090"#
+        r#"spec.sink.ref.port: Service shop/billing has no port "web"; it has: http (80), 9090"#
     )]
     #[case(
         "{ports: [{port: 80, name: http}]}",
         "81",
-        "sink.ref.port: Service shop/billing has no port 81; it has: http (80)"
+        "spec.sink.ref.port: Service shop/billing has no port 81; it has: http (80)"
     )]
     #[case(
         "{ports: [{port: 1, name: a}, {port: 2, name: b}]}",
         "",
-        "sink.ref.port: say which port of Service shop/billing; it has: a (1), b (2)"
+        "spec.sink.ref.port: say which port of Service shop/billing; it has: a (1), b (2)"
     )]
     #[case(
         "{ports: [{port: 53, protocol: UDP}]}",
         "53",
-        "sink.ref.port: Service shop/billing has no port 53; it has no TCP port"
+        "spec.sink.ref.port: Service shop/billing has no port 53; it has no TCP port"
     )]
-    #[case("{clusterIP: None, ports: [{port: 80, name: http, targetPort: web}]}", "", r#"sink.ref.port: Service shop/billing is headless, and the targetPort of its port http (80) is the name "web", which may differ from pod to pod; make targetPort a number, or refer to a Service with a cluster IP"#)]
+    #[case("{clusterIP: None, ports: [{port: 80, name: http, targetPort: web}]}", "", r#"spec.sink.ref.port: Service shop/billing is headless, and the targetPort of its port http (80) is the name "web", which may differ from pod to pod; make targetPort a number, or refer to a Service with a cluster IP"#)]
     #[case(
         "{type: ExternalName, externalName: e, ports: [{port: 8443, name: a}]}",
         "b",
-        r#"sink.ref.port: Service shop/billing has no port "b"; it has: a (8443)"#
+        r#"spec.sink.ref.port: Service shop/billing has no port "b"; it has: a (8443)"#
     )]
     fn a_port_that_cannot_be_told_lists_those_there_are(
         #[case] spec: &str,
         #[case] wanted: &str,
         #[case] message: &str,
     ) {
-        let problem = url(&service(spec), "sink.ref", port(wanted).as_ref()).unwrap_err();
+        let problem = url(&service(spec), "spec.sink.ref", port(wanted).as_ref()).unwrap_err();
         assert_eq!((problem.reason, problem.message.as_str()), (NOT_FOUND, message));
     }
 }

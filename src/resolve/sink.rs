@@ -43,7 +43,7 @@ pub async fn event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Resu
 
 async fn of_destination(destination: &Destination, namespace: &str, objects: &impl Objects) -> Result<Target, Stop> {
     let Destination { reference, uri } = destination;
-    let place = Place { namespace, prefix: "sink.", objects };
+    let place = Place { namespace, prefix: "spec.sink.", objects };
     match reference {
         Some(reference) if is_event_sink(reference) => {
             let mut target = place.referred_event_sink(reference).await?;
@@ -60,11 +60,11 @@ async fn of_destination(destination: &Destination, namespace: &str, objects: &im
 
 async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Target, Stop> {
     let namespace = sink.namespace().unwrap_or_default();
-    let place = Place { namespace: &namespace, prefix: "", objects };
+    let place = Place { namespace: &namespace, prefix: "spec.", objects };
     if sink.spec.reference.as_ref().is_some_and(is_event_sink) {
         return Err(Problem::new(
             INVALID,
-            "ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to",
+            "spec.ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to",
         )
         .into());
     }
@@ -91,7 +91,7 @@ impl<O: Objects> Place<'_, O> {
             (Some(reference), uri) => Ok(self.join(&self.address(reference).await?, uri)?),
             (None, Some(uri)) => Ok(self.absolute(uri)?),
             (None, None) => {
-                let field = if self.prefix.is_empty() { "spec" } else { "sink" };
+                let field = self.prefix.trim_end_matches('.');
                 Err(Problem::new(INVALID, format!("{field}: set ref, uri or both")).into())
             }
         }
@@ -338,56 +338,56 @@ metadata: {name: new, namespace: shop}
     }
 
     #[rstest]
-    #[case("{}", INVALID, "sink: set ref, uri or both")]
-    #[case("{uri: /x}", INVALID, r#"sink.uri: "/x" is not an absolute URI (relative URL without a base); write it as http://billing.example.com/orders"#)]
+    #[case("{}", INVALID, "spec.sink: set ref, uri or both")]
+    #[case("{uri: /x}", INVALID, r#"spec.sink.uri: "/x" is not an absolute URI (relative URL without a base); write it as http://billing.example.com/orders"#)]
     #[case(
         "{uri: 'ftp://h/x'}",
         INVALID,
-        r#"sink.uri: "ftp://h/x" is neither http nor https; write it as http://billing.example.com/orders"#
+        r#"spec.sink.uri: "ftp://h/x" is neither http nor https; write it as http://billing.example.com/orders"#
     )]
     #[case(
         "{uri: 'http://u:secret@h/x'}",
         INVALID,
-        "sink.uri: holds a user or password; send them as a header from a Secret"
+        "spec.sink.uri: holds a user or password; send them as a header from a Secret"
     )]
     #[case(
         "{ref: {kind: Service, name: gone}}",
         NOT_FOUND,
-        "sink.ref: there is no Service shop/gone; create it, or correct the name"
+        "spec.sink.ref: there is no Service shop/gone; create it, or correct the name"
     )]
-    #[case("{ref: {kind: Service, name: vault, namespace: bank}}", CROSS_NAMESPACE, r#"sink.ref.namespace: Service bank/vault is in another namespace; make an EventSink in bank that refers to it and whose allowedNamespaces has "shop", and refer to that"#)]
+    #[case("{ref: {kind: Service, name: vault, namespace: bank}}", CROSS_NAMESPACE, r#"spec.sink.ref.namespace: Service bank/vault is in another namespace; make an EventSink in bank that refers to it and whose allowedNamespaces has "shop", and refer to that"#)]
     #[case(
         "{ref: {kind: EventSink, name: gone}}",
         NOT_FOUND,
-        "sink.ref: there is no EventSink shop/gone; create it, or correct the name"
+        "spec.sink.ref: there is no EventSink shop/gone; create it, or correct the name"
     )]
-    #[case("{ref: {kind: EventSink, name: closed, namespace: bank}}", NOT_ALLOWED, r#"sink.ref: EventSink bank/closed does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
-    #[case("{ref: {kind: EventSink, name: gone, namespace: bank}}", NOT_ALLOWED, r#"sink.ref: EventSink bank/gone does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
-    #[case("{ref: {kind: EventSink, name: keyless, namespace: bank}}", "SecretKeyNotFound", r#"EventSink bank/keyless: headers[0].valueFrom: Secret bank/keys has no key "gone"; it has: line, text, token"#)]
+    #[case("{ref: {kind: EventSink, name: closed, namespace: bank}}", NOT_ALLOWED, r#"spec.sink.ref: EventSink bank/closed does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
+    #[case("{ref: {kind: EventSink, name: gone, namespace: bank}}", NOT_ALLOWED, r#"spec.sink.ref: EventSink bank/gone does not exist or does not allow namespace shop; add "shop" to its allowedNamespaces"#)]
+    #[case("{ref: {kind: EventSink, name: keyless, namespace: bank}}", "SecretKeyNotFound", r#"EventSink bank/keyless: spec.headers[0].valueFrom: Secret bank/keys has no key "gone"; it has: line, text, token"#)]
     #[case(
         "{ref: {kind: EventSink, name: pay, port: 80}}",
         INVALID,
-        "sink.ref.port: an EventSink has its own; leave it out"
+        "spec.sink.ref.port: an EventSink has its own; leave it out"
     )]
     #[case(
         "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: new}}",
         NO_ADDRESS,
-        "sink.ref: Broker shop/new has no status.address.url yet; see its own status"
+        "spec.sink.ref: Broker shop/new has no status.address.url yet; see its own status"
     )]
     #[case(
         "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: gone}}",
         NOT_FOUND,
-        "sink.ref: there is no Broker shop/gone; create it, or correct the name"
+        "spec.sink.ref: there is no Broker shop/gone; create it, or correct the name"
     )]
     #[case(
         "{ref: {kind: Broker, name: default}}",
         INVALID,
-        "sink.ref.apiVersion: say which Broker is meant, such as eventing.knative.dev/v1"
+        "spec.sink.ref.apiVersion: say which Broker is meant, such as eventing.knative.dev/v1"
     )]
     #[case(
         "{ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default, port: 80}}",
         INVALID,
-        "sink.ref.port: only a Service has ports; leave it out for a Broker"
+        "spec.sink.ref.port: only a Service has ports; leave it out for a Broker"
     )]
     #[tokio::test]
     async fn a_problem_names_field_value_and_remedy(
@@ -416,10 +416,10 @@ metadata: {name: new, namespace: shop}
     #[case(
         "loop",
         INVALID,
-        "EventSink bank/loop: ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to"
+        "EventSink bank/loop: spec.ref.kind: an EventSink cannot refer to an EventSink; refer to what that one refers to"
     )]
-    #[case("line", "InvalidHeader", r#"EventSink bank/line: headers[0].valueFrom: the value of key "line" in Secret bank/keys ends with a line break; write it without one (echo -n, printf)"#)]
-    #[case("text", "InvalidHeader", r#"EventSink bank/text: headers[0].valueFrom: the value of key "text" in Secret bank/keys holds characters that a header cannot carry; use visible ASCII"#)]
+    #[case("line", "InvalidHeader", r#"EventSink bank/line: spec.headers[0].valueFrom: the value of key "line" in Secret bank/keys ends with a line break; write it without one (echo -n, printf)"#)]
+    #[case("text", "InvalidHeader", r#"EventSink bank/text: spec.headers[0].valueFrom: the value of key "text" in Secret bank/keys holds characters that a header cannot carry; use visible ASCII"#)]
     #[tokio::test]
     async fn a_faulty_event_sink_is_named(#[case] name: &str, #[case] reason: &str, #[case] message: &str) {
         let problem = resolved("bank", &format!("{{ref: {{kind: EventSink, name: {name}}}}}")).await.unwrap_err();

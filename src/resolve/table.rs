@@ -14,7 +14,7 @@ pub fn table_allowed(patterns: Option<&[TablePattern]>, table: &TableName) -> Re
     }
     let allowed: Vec<_> = patterns.iter().map(|TablePattern { schema, name }| format!("{schema}.{name}")).collect();
     let message = format!(
-        "table: the EventLog does not allow {}; add it to the EventLog's tables, which are: {}",
+        "spec.table: the EventLog does not allow {}; add it to the EventLog's tables, which are: {}",
         table.plain(),
         allowed.join(", ")
     );
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(problem.reason, "TableNotAllowed");
         assert_eq!(
             problem.message,
-            "table: the EventLog does not allow public.users; add it to the EventLog's tables, which are: public.order*, audit.*"
+            "spec.table: the EventLog does not allow public.users; add it to the EventLog's tables, which are: public.order*, audit.*"
         );
     }
 }

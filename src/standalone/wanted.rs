@@ -90,10 +90,7 @@ fn problem<T>(outcome: Result<Result<T, Problem>, LookupError>) -> Result<T, Pro
 /// A problem at the line of the field that its message begins with.
 pub(super) fn mistake(manifests: &Manifests, kind: &str, name: &ObjectName, problem: &Problem) -> Mistake {
     let field = problem.message.split(": ").next().unwrap_or_default();
-    let (field, message) = if field.starts_with("spec") {
-        (field.to_owned(), problem.message.clone())
-    } else {
-        (format!("spec.{field}"), format!("spec.{}", problem.message))
-    };
-    manifests.mistake(kind, name, &field, message)
+    // What is wrong elsewhere is said of the whole.
+    let field = if field.starts_with("spec") { field } else { "spec" };
+    manifests.mistake(kind, name, field, problem.message.clone())
 }

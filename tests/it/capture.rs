@@ -1,6 +1,7 @@
 //! What the SQL triggers write, and what they never break.
 
 mod context;
+mod drift;
 mod exact;
 mod long;
 mod names;

@@ -92,7 +92,7 @@ fn retention_met(holding: &Holding) -> Verdict {
         return Verdict::no(
             "EventsDropped",
             format!(
-                "events were dropped undelivered, as the log had grown beyond retention.maxHeldSize: {each}; the log's table \
+                "events were dropped undelivered, as the log had grown beyond spec.retention.maxHeldSize: {each}; the log's table \
                  \"lost\" names them; delete its rows once that is dealt with"
             ),
         );
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_missing_secret_stalls_and_comes_before_the_missing_workers() {
-        let missing = Err(Trouble::stalled(Problem::new("SecretNotFound", "connection.uri: …")));
+        let missing = Err(Trouble::stalled(Problem::new("SecretNotFound", "spec.connection.uri: …")));
         let seen = Seen { database: missing, workers: Ok(None) };
         assert_eq!(
             told(&seen),

@@ -91,8 +91,9 @@ async fn find_log(trigger: &EventTrigger, ctx: &Context) -> Result<EventLog, Tro
     let name = log_of(trigger);
     let found = Cluster(ctx.client.clone()).log(&name.namespace, &name.name).await.map_err(Error::from)?;
     let Some(log) = found else {
-        let message =
-            format!("eventLogRef.name: there is no EventLog {name}; create it, or make an EventTrigger for another");
+        let message = format!(
+            "spec.eventLogRef.name: there is no EventLog {name}; create it, or make an EventTrigger for another"
+        );
         return Err(Trouble::stalled(Problem::new("LogNotFound", message)));
     };
     if log.metadata.deletion_timestamp.is_some() {

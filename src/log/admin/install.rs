@@ -408,7 +408,7 @@ impl Admin {
         if !exists {
             let role = Ident::new(role);
             let message = format!(
-                "delivery.connection: there is no role {role}; make it: CREATE ROLE {role} LOGIN PASSWORD '…', or correct the user"
+                "spec.delivery.connection: there is no role {role}; make it: CREATE ROLE {role} LOGIN PASSWORD '…', or correct the user"
             );
             return Err(AdminError::Invalid(Problem { reason: "RoleNotFound", message }));
         }

@@ -88,6 +88,55 @@ async fn a_table_that_is_made_later_is_captured_and_a_dropped_sql_trigger_is_bac
 }
 
 #[tokio::test]
+async fn a_table_that_was_changed_is_repaired_or_reported_within_ten_seconds() {
+    let (database, receiver, folder) = (Database::new().await, Receiver::start().await, folder());
+    orders(&database).await;
+    let (url, service) = (url(&database.config), service(&receiver));
+    let args = ["run", "-f", QUICKSTART, "--service", &service, "--database-url", &url];
+    let mut run = Running::start(&mut eventtrigger(&args), folder.path());
+    run.last_line("an EventTrigger that is ready", |line| line.contains("True    Ready")).await;
+    let root = crate::support::root(&database.config.dbname).await;
+    let user = &database.config.user;
+    let intact = "SELECT count(*) FROM eventlog.capture WHERE NOT retired AND state = eventlog.state(relation)";
+    let app = database.another().await;
+    for (number, (change, reported)) in [
+        ("ALTER TABLE orders ADD COLUMN more text", None),
+        ("ALTER TABLE orders ALTER COLUMN status TYPE varchar(50)", None),
+        ("ALTER TABLE orders RENAME COLUMN more TO less", None),
+        ("ALTER TABLE orders DROP COLUMN less", None),
+        ("ALTER TABLE orders DISABLE TRIGGER USER", None),
+        ("ALTER TABLE orders RENAME TO sold", Some("TableRenamed")),
+        ("ALTER TABLE sold RENAME TO orders", None),
+        ("CREATE SCHEMA archive; ALTER TABLE orders SET SCHEMA archive", Some("TableRenamed")),
+        ("ALTER TABLE archive.orders SET SCHEMA public", None),
+        (&format!("ALTER TABLE orders OWNER TO postgres; GRANT INSERT ON orders TO \"{user}\""), None),
+        ("DROP TRIGGER \"00_eventlog_update\" ON orders", Some("NotPermitted")),
+        (&format!("GRANT ALL ON orders TO \"{user}\""), None),
+        ("DROP TABLE orders", Some("TableNotFound")),
+        (&format!("CREATE TABLE orders (id int PRIMARY KEY); ALTER TABLE orders OWNER TO \"{user}\""), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let since = std::time::Instant::now();
+        root.batch_execute(change).await.unwrap_or_else(|error| panic!("{change}: {error:?}"));
+        if let Some(reason) = reported {
+            run.last_line(change, |line| line.contains(&format!("False   {reason} "))).await;
+        } else {
+            until(change, 1, async || app.query_one(intact, &[]).await.unwrap().get::<_, i64>(0)).await;
+            run.last_line(change, |line| line.contains("True    Ready")).await;
+        }
+        assert!(since.elapsed() < std::time::Duration::from_secs(10), "{change} took {:?}", since.elapsed());
+        if reported.is_none() {
+            app.execute("INSERT INTO orders (id) VALUES ($1)", &[&i32::try_from(number).unwrap()]).await.unwrap();
+            let subject = format!("public.orders/{number}");
+            receiver.until(change, |hits| hits.iter().any(|hit| hit.header("ce-subject") == subject)).await;
+        }
+    }
+    assert_eq!(run.signal("-TERM").await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn wrong_manifests_are_refused_as_a_whole_and_nothing_is_installed() {
     let (database, folder) = (Database::new().await, folder());
     orders(&database).await;
