@@ -153,7 +153,12 @@ impl Plan {
             let first = first.as_ref().map(|first| format!("{indent}{MATCHED} := {first};\n")).unwrap_or_default();
             let write = |indent: &str| match long {
                 None => insert(indent, matched, image),
-                Some((may_be, bounded)) => {
+                Some(LongRows::Afterwards(bounded)) => {
+                    let (usual, long) =
+                        (insert(indent, matched, image), insert(&format!("{indent}  "), matched, bounded));
+                    format!("{usual}{indent}IF {schema}.were_put_off() THEN\n{long}{indent}END IF;\n")
+                }
+                Some(LongRows::Instead(may_be, bounded)) => {
                     let inner = format!("{indent}  ");
                     let (long, usual) = (insert(&inner, matched, bounded), insert(&inner, matched, image));
                     format!("{indent}IF {may_be} THEN\n{long}{indent}ELSE\n{usual}{indent}END IF;\n")
@@ -211,14 +216,14 @@ impl Plan {
         let matched = format!("B'{}'", fixed(&wanted.when));
         let context = self.context(schema, None);
         // It is found out once, not for each row.
-        let mut context = if context.is_empty() { context } else { format!("(SELECT {context})") };
+        let context = if context.is_empty() { context } else { format!("(SELECT {context})") };
         if wanted.operation == Operation::Truncate {
             let image = Image { old: null.clone(), new: null, context, from: String::new() };
             return Part { first: None, condition: None, matched, image, long: None };
         }
         // `r.*` and not `r`: a column of that name would come first.
         let mut from = " FROM eventtrigger_rows AS r".to_owned();
-        let mut shown = match (&self.shown, path) {
+        let shown = match (&self.shown, path) {
             (Shown::All, _) => "pg_catalog.row_to_json(r.*)".to_owned(),
             (Shown::Only(names), Path::Fast) => {
                 let _ = write!(from, " CROSS JOIN LATERAL (SELECT {}) AS s", list(names, |name| format!("r.{name}")));
@@ -226,7 +231,15 @@ impl Plan {
             }
             (Shown::Only(names), Path::Safe) => pick(schema, "pg_catalog.row_to_json(r.*)", names),
         };
-        if let Some(long) = &self.long {
+        let image = |shown: String, context: String, from: String| {
+            let (old, new) =
+                if wanted.operation == Operation::Delete { (shown, null.clone()) } else { (null.clone(), shown) };
+            Image { old, new, context, from }
+        };
+        // What a long row takes stands in a statement of its own, which is run only if there is one: PostgreSQL prepares all
+        // that is in a statement for each run, also what it does not come to, and that would cost more than the capture.
+        let mut usual_from = from.clone();
+        let long = self.long.as_ref().map(|long| {
             let (may_be, bounded, omitted) = match path {
                 Path::Fast => {
                     let omitted = format!("pg_catalog.to_json({})", long.omitted(schema, "r"));
@@ -234,12 +247,11 @@ impl Plan {
                 }
                 Path::Safe => (long::whole_may_be("r.*"), NOTHING.to_owned(), EVERYTHING.to_owned()),
             };
-            let usual = if context.is_empty() { "NULL" } else { &context };
-            context = format!("CASE WHEN {may_be} THEN {} ELSE {usual} END", self.context(schema, Some(&omitted)));
-            shown = format!("CASE WHEN {may_be} THEN {bounded} ELSE {shown} END");
-        }
-        let (old, new) = if wanted.operation == Operation::Delete { (shown, null) } else { (null, shown) };
-        Part { first: None, condition: None, matched, image: Image { old, new, context, from }, long: None }
+            let _ = write!(usual_from, " WHERE ({may_be}) IS NOT TRUE OR {schema}.put_off()");
+            let from = format!(" FROM eventtrigger_rows AS r WHERE {may_be}");
+            LongRows::Afterwards(image(bounded, self.context(schema, Some(&omitted)), from))
+        });
+        Part { first: None, condition: None, matched, image: image(shown, context, usual_from), long }
     }
 
     fn row(&self, wanted: &Wanted, schema: &Ident, path: Path) -> Part {
@@ -276,11 +288,11 @@ impl Plan {
                     .reduce(|old, new| format!("pg_catalog.array_cat({old}, {new})"));
                 let omitted = format!("pg_catalog.to_json({})", omitted.unwrap_or_default());
                 let bounded = image(&mut |row| long.bounded(schema, row), self.context(schema, Some(&omitted)));
-                (either(&|row| long.may_be(row)), bounded)
+                LongRows::Instead(either(&|row| long.may_be(row)), bounded)
             }
             Path::Safe => {
                 let nothing = image(&mut |_| NOTHING.to_owned(), self.context(schema, Some(EVERYTHING)));
-                (either(&long::whole_may_be), nothing)
+                LongRows::Instead(either(&long::whole_may_be), nothing)
             }
         });
         let changed = |names: &[&Ident]| match path {
@@ -345,8 +357,17 @@ struct Part {
     condition: Option<String>,
     matched: String,
     image: Image,
-    /// When a row may be too long, and what is written of it then.
-    long: Option<(String, Image)>,
+    /// What is written of rows that may be too long.
+    long: Option<LongRows>,
+}
+
+/// Rows that may be too long.
+#[derive(Debug, Eq, PartialEq)]
+enum LongRows {
+    /// This, instead of the usual, if the condition holds.
+    Instead(String, Image),
+    /// This, after the others, for those that the usual has put off.
+    Afterwards(Image),
 }
 
 /// What is written of a row.

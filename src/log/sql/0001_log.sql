@@ -267,6 +267,20 @@ CREATE FUNCTION :schema.acting_role() RETURNS text LANGUAGE sql STABLE AS $$
         THEN pg_catalog.current_setting('role') ELSE session_user::pg_catalog.text END
 $$;
 
+-- How a capture function of a statement learns, at no cost while there is none, that it has met a row that may be too long:
+-- its INSERT leaves the row to a second one and notes that here, for the moment between both. `true`: until the
+-- transaction ends, at the latest.
+CREATE FUNCTION :schema.put_off() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pg_catalog.set_config('eventtrigger.put_off', 'yes', true);
+    RETURN false;
+END
+$$;
+CREATE FUNCTION :schema.were_put_off() RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN pg_catalog.current_setting('eventtrigger.put_off', true) OPERATOR(pg_catalog.=) 'yes'
+        THEN pg_catalog.set_config('eventtrigger.put_off', 'no', true) IS NOT NULL END
+$$;
+
 -- What the catalog holds of a table's capture, as a fingerprint: its columns, our SQL triggers on it and their functions.
 CREATE FUNCTION :schema.state(relation oid) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT pg_catalog.md5(pg_catalog.concat_ws(';', c.relnamespace, c.relname, :schema.shape(relation::regclass), (
