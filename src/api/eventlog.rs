@@ -145,7 +145,7 @@ pub struct Retention {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Size>,
     /// Beyond this size the oldest events go even if an EventTrigger has not had them: one that is suspended, or whose sink
-    /// has been away for long. What is lost so is counted, and said in the condition RetentionMet. Default: no limit, so
+    /// has been away for long. What is lost so is counted, and said in the condition `RetentionMet`. Default: no limit, so
     /// that nothing is lost as long as the disk has room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_held_size: Option<Size>,

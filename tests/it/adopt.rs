@@ -54,7 +54,7 @@ fn program(name: &str, config: &ConnectConfig) -> Command {
     command
 }
 
-/// Whether this machine's pg_dump can read the test server: it reads servers of its own version and older ones.
+/// Whether this machine's `pg_dump` can read the test server: it reads servers of its own version and older ones.
 fn pg_dump_is_new_enough() -> bool {
     let version = Command::new("pg_dump").arg("--version").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();
@@ -76,7 +76,7 @@ fn copy(from: &ConnectConfig, to: &ConnectConfig) {
 
 /// Delivers: from the trigger's cursor to this moment, as a worker does; the ids.
 async fn deliver(worker: &Worker) -> Vec<i64> {
-    let lease = worker.hold(None, "test", Duration::from_secs(60)).await.unwrap().expect("the lease is free");
+    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().expect("the lease is free");
     let now = worker.pulse().await.unwrap().now;
     let (mut subscriptions, _) = worker.subscriptions().await.unwrap();
     let subscription = subscriptions.remove(0);
@@ -117,7 +117,7 @@ async fn a_restored_dump_delivers_nothing_until_it_is_adopted_and_then_loses_and
     assert!(deliver(&worker).await.is_empty());
     late.batch_execute("COMMIT").await.unwrap();
     database.run("INSERT INTO orders SELECT generate_series(6, 12)").await;
-    let lease = worker.hold(None, "test", Duration::from_secs(60)).await.unwrap().unwrap();
+    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
     let (subscriptions, _) = worker.subscriptions().await.unwrap();
     let to = Some(worker.pulse().await.unwrap().now);
     let cursor = Cursor { to, after: 6, done: vec![9], ..subscriptions[0].cursor.clone() };

@@ -63,7 +63,7 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     assert!(database.client.batch_execute("SELECT FROM eventlog.event").await.is_err());
     // A worker delivers, also from a segment that is younger than its rights.
     let worker = Worker::connect(&delivery, &schema(), &owner().uid).await.unwrap();
-    let lease = worker.hold(None, "test", Duration::from_secs(60)).await.unwrap().unwrap();
+    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
     let cut = Retention { period: Duration::ZERO, max_size: None, max_held_size: None };
     admin.tend(&cut).await.unwrap();
     database.run("DELETE FROM orders").await;

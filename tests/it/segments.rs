@@ -83,7 +83,7 @@ async fn with_worker() -> (Database, Admin, Worker, Lease) {
     let (database, admin) = Database::with_orders().await;
     admin.install("u1", &everything("all", orders())).await.unwrap();
     let worker = database.worker().await;
-    let lease = worker.hold(None, "test", Duration::from_secs(60)).await.unwrap().unwrap();
+    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
     (database, admin, worker, lease)
 }
 

@@ -64,9 +64,9 @@ struct Segment {
     has_events: bool,
     bytes: u64,
     opened_at: Timestamp,
-    closed: bool,
     age: Duration,
-    closed_for: Duration,
+    /// How long ago it was closed.
+    closed_for: Option<Duration>,
     is_filled: bool,
     has_writers: bool,
 }
@@ -83,13 +83,12 @@ impl Segment {
             has_events: row.get(3),
             bytes: u64::try_from(row.get::<_, i64>(4)).unwrap_or_default(),
             opened_at: Timestamp::try_from(row.get::<_, std::time::SystemTime>(5)).unwrap_or_default(),
-            closed: row.get::<_, Option<std::time::SystemTime>>(6).is_some(),
-            age: duration(7),
-            closed_for: duration(8),
-            is_filled: row.get(9),
-            has_writers: row.get(10),
-            before: row.get(11),
-            before_base: place(row.get(12)),
+            age: duration(6),
+            closed_for: row.get::<_, Option<f64>>(7).map(|_| duration(7)),
+            is_filled: row.get(8),
+            has_writers: row.get(9),
+            before: row.get(10),
+            before_base: place(row.get(11)),
         }
     }
 
@@ -102,7 +101,8 @@ impl Segment {
 
 /// Whether all segments but the newest may go as far as retention says; in order, so the first that may not ends it.
 fn is_over(segment: &Segment, total: u64, retention: &Retention) -> bool {
-    segment.closed_for >= retention.period || retention.max_size.is_some_and(|size| total > size)
+    segment.closed_for.is_some_and(|closed| closed >= retention.period)
+        || retention.max_size.is_some_and(|size| total > size)
 }
 
 impl Admin {
@@ -117,10 +117,13 @@ impl Admin {
         }
         let Some(newest) = segments.last() else { return Ok(Holding::default()) };
         self.fill(&mut client, newest.number).await?;
-        for segment in self.older(&client).await?.iter().filter(|segment| !segment.is_filled && !segment.closed) {
+        for segment in
+            self.older(&client).await?.iter().filter(|segment| !segment.is_filled && segment.closed_for.is_none())
+        {
             client.execute(&self.sql(include_str!("../sql/close.sql")), &[&segment.number]).await.map_err(tending)?;
         }
-        let is_done = |segment: &&Segment| segment.closed && !segment.has_writers && segment.upto.is_none();
+        let is_done =
+            |segment: &&Segment| segment.closed_for.is_some() && !segment.has_writers && segment.upto.is_none();
         for segment in self.older(&client).await?.iter().filter(is_done) {
             self.seal(&mut client, segment).await?;
         }

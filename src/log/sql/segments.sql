@@ -3,7 +3,6 @@ SELECT s.number, s.base, s.upto,
     pg_catalog.pg_relation_size(c.oid) > 0,
     pg_catalog.pg_total_relation_size(c.oid),
     s.opened_at,
-    s.closed_at,
     EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - s.opened_at)::float8,
     EXTRACT(EPOCH FROM pg_catalog.clock_timestamp() - s.closed_at)::float8,
     -- Whether a SQL trigger's function still fills it.

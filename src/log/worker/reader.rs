@@ -194,8 +194,8 @@ impl Reader {
         let places = lists.client.simple_query(&fetch).await.map_err(reading)?;
         let places = places.iter().filter_map(place).collect::<Result<Vec<_>, _>>()?;
         match places.last() {
-            Some(last) if places.len() == limit => {
-                list.after = last.id;
+            Some(taken) if places.len() == limit => {
+                list.after = taken.id;
                 lists.open.push_back(list);
             }
             _ => lists.close(&list).await?,
