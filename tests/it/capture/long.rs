@@ -84,7 +84,7 @@ async fn of_values_that_are_too_long_together_the_longest_is_left_out() {
         )
         .await;
     let sql = "SELECT new ->> 'raw' IS NULL, octet_length(new ->> 'body'), octet_length(new ->> 'note'), new ->> 'plain', \
-               context::text FROM eventlog.event ORDER BY id";
+               context::text FROM eventlog.event ORDER BY (new ->> 'id')::int";
     let rows = database.client.query(sql, &[]).await.unwrap();
     let first = &rows[0];
     assert!(first.get::<_, bool>(0));
