@@ -31,8 +31,14 @@ async fn a_copy_of_a_database_delivers_nothing_until_somebody_says_that_it_is_th
     scene.ready("EventTrigger", "order-changed").await;
     scene.run("INSERT INTO orders VALUES (1, 'a', 'new', 1, 1)").await;
     scene.accepted(1).await;
-    // As a dump that was restored on this server, which has an identifier of its own, looks: what is written down is another's.
-    scene.run("UPDATE eventlog.meta SET system_identifier = 7").await;
+    // As a dump looks that was restored on this server, which has an identifier of its own: the one that is written down is
+    // another's, and the index was made after the rows.
+    scene
+        .run(
+            "UPDATE eventlog.meta SET system_identifier = 7; DROP INDEX eventlog.event_1_txid; \
+             CREATE INDEX event_1_txid ON eventlog.event_1 (txid)",
+        )
+        .await;
     let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'eventtrigger%' AND datname = current_database()";
     scene.run(all).await;
     scene.refused("EventLog", "shop", "AnotherServer", &["eventtrigger.dev/adopt"]).await;
