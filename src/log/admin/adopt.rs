@@ -4,21 +4,13 @@
 //! transaction so far a place below a new base, and this server's transactions places above it. So every cursor stays
 //! what it is: what was not delivered is, and after it what this server has captured since.
 
-use tokio_postgres::{Transaction, error::SqlState, types::ToSql};
+use tokio_postgres::{Transaction, types::ToSql};
 
-use super::{
-    Admin, AdminError, OpenError, Owner, ServerFacts, failed,
-    install::Mode,
-    open::{alone, current_version},
-};
+use super::{Admin, AdminError, OpenError, Owner, ServerFacts, failed, install::Mode, open::current_version};
 use crate::{
-    capture::function_name,
-    log::{ConnectConfig, Operation, Snapshot},
+    log::{ConnectConfig, Snapshot},
     name::{Ident, TableName},
 };
-
-/// How long a lock on a table of the application is waited for.
-const LOCK_TIMEOUT: &str = "100ms";
 
 /// Why a log was not adopted.
 #[derive(Debug, thiserror::Error)]
@@ -90,10 +82,7 @@ impl Admin {
         let (client, _) = Self::connect(config).await?;
         let admin = Self::new(client, schema, owner);
         let mut client = admin.client.lock().await;
-        let transaction = client.transaction().await.map_err(adopting)?;
-        let begin =
-            format!("{}; SET LOCAL search_path = pg_catalog; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'", alone(schema));
-        transaction.batch_execute(&begin).await.map_err(adopting)?;
+        let transaction = admin.begin(&mut client).await?;
         if current_version(&transaction, schema).await? == 0 {
             return Ok(false);
         }
@@ -196,11 +185,7 @@ impl Admin {
     async fn recapture(&self, transaction: &Transaction<'_>) -> Result<(), AdminError> {
         let relations = self.sql("SELECT relation FROM :schema.capture GROUP BY relation");
         for row in transaction.query(&relations, &[]).await.map_err(adopting)? {
-            for operation in Operation::ALL {
-                let function = function_name(row.get(0), operation);
-                let drop = self.sql(&format!("DROP FUNCTION IF EXISTS :schema.{function}() CASCADE"));
-                transaction.batch_execute(&drop).await.map_err(adopting)?;
-            }
+            self.drop_functions(transaction, row.get(0), &mut Mode::Run).await.map_err(adopting)?;
         }
         let retire = self.sql("UPDATE :schema.capture SET retired = true WHERE NOT retired");
         transaction.batch_execute(&retire).await.map_err(adopting)?;
@@ -221,8 +206,5 @@ impl Admin {
 }
 
 fn adopting(source: tokio_postgres::Error) -> AdminError {
-    if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-        return AdminError::Locked("of this log".to_owned());
-    }
-    failed("adopt the log", "", source)
+    failed("adopt the log", "of this log", source)
 }

@@ -306,7 +306,7 @@ impl Admin {
     }
 
     /// Drops all capture functions of a table, and with them the SQL triggers that call them.
-    async fn drop_functions(
+    pub(super) async fn drop_functions(
         &self,
         transaction: &Transaction<'_>,
         oid: u32,
