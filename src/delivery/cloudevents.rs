@@ -252,6 +252,7 @@ mod tests {
             ("ce-time", "2026-01-01T00:00:00.000120Z"),
             ("ce-type", "dev.eventtrigger.row.update"),
             ("content-type", "application/json"),
+            ("user-agent", concat!("eventtrigger/", env!("CARGO_PKG_VERSION"))),
         ];
         assert_eq!(sent, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }

@@ -9,7 +9,6 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use reqwest::Client;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cloudevents,
     context::Noted,
+    http::Http,
     lanes::{Keys, Lanes, Ticket},
     ledger::Receipt,
     metrics::Metrics,
@@ -67,7 +67,7 @@ pub(super) enum News {
 /// What all couriers share.
 #[derive(Debug)]
 pub(super) struct Office {
-    client: Client,
+    client: Http,
     metrics: Metrics,
     tally: Arc<Tally>,
     reports: mpsc::UnboundedSender<Report>,
@@ -76,7 +76,7 @@ pub(super) struct Office {
 }
 
 impl Office {
-    pub(super) fn new(client: Client, monitor: &Monitor, reports: mpsc::UnboundedSender<Report>) -> Self {
+    pub(super) fn new(client: Http, monitor: &Monitor, reports: mpsc::UnboundedSender<Report>) -> Self {
         let Monitor { metrics, tally, .. } = monitor;
         let slots = Arc::new(Semaphore::new(SHARED));
         Self { client, metrics: metrics.clone(), tally: tally.clone(), reports, slots }
@@ -270,7 +270,7 @@ impl Work {
                     Ending::Status(status) => Some(status),
                     Ending::Timeout | Ending::Connection => None,
                 };
-                self.finish(ticket, Some((status, attempt.detail.clone())));
+                self.finish(ticket, Some((status, attempt.told())));
             }
         }
     }
@@ -312,7 +312,7 @@ impl Work {
         let trigger = &self.courier.target.borrow().trigger;
         if self.complained.is_none_or(|at| at.elapsed() > QUIET) {
             self.complained = Some(Instant::now());
-            tracing::warn!(%trigger, "attempts fail and will be repeated: {}", attempt.detail);
+            tracing::warn!(%trigger, "attempts fail and will be repeated: {}", attempt.told());
         }
     }
 

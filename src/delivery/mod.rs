@@ -4,10 +4,12 @@
 //! what follows an attempt, [`cloudevents`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
 //! commits, a [`courier`] for each subscription sends.
 
+mod addresses;
 mod cloudevents;
 mod config;
 mod context;
 mod courier;
+mod http;
 mod lanes;
 mod ledger;
 mod metrics;
@@ -20,7 +22,8 @@ mod sender;
 mod session;
 mod target;
 
+pub use addresses::{AddressOptions, Addresses, Place};
 pub use config::Config;
 pub use metrics::Metrics;
 pub use progress::{Held, Monitor, Phase, Progress};
-pub use run::{Error, Options, run};
+pub use run::{Options, run};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::USER_AGENT};
 use url::Url;
 
 use super::{Config, cloudevents};
@@ -24,11 +24,13 @@ const FRAMING: [HeaderName; 6] = [
     http::header::TRAILER,
 ];
 
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("eventtrigger/", env!("CARGO_PKG_VERSION")));
+
 /// Where and how one subscription's events are sent.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) trigger: ObjectName,
-    pub(super) url: Url,
+    pub(super) uri: Uri,
     /// The sink's own headers and those that every event of the subscription has.
     pub(super) headers: HeaderMap,
     pub(super) columns: Columns,
@@ -80,6 +82,8 @@ impl Target {
         if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
             return Err(Hold::Url("not of that form".to_owned()));
         }
+        let uri: Uri =
+            url.as_str().parse().map_err(|_| Hold::Url("it has characters that a request cannot have".to_owned()))?;
         let mut headers = HeaderMap::new();
         let mut secrets = Secrets::default();
         for header in &sink.headers {
@@ -90,10 +94,11 @@ impl Target {
             let value = secrets.look_up(&header.name, &header.value, &config.secrets)?;
             headers.append(name, value);
         }
+        headers.entry(USER_AGENT).or_insert(AGENT);
         headers.extend(cloudevents::constant(&config.owner.log, &definition.trigger));
         Ok(Self {
             trigger: definition.trigger.clone(),
-            url,
+            uri,
             headers,
             columns: definition.columns.clone(),
             context: definition.context.clone(),

@@ -7,7 +7,7 @@ use std::{
 
 use eventtrigger::{
     api::BackoffPolicy,
-    delivery::{self, Config, Metrics, Monitor, Options, Phase, Progress},
+    delivery::{self, AddressOptions, Addresses, Config, Metrics, Monitor, Options, Phase, Place, Progress},
     log::{
         Definition,
         definition::{Columns, Context, Header, HeaderValue, Policy, SecretName, Sink},
@@ -41,12 +41,18 @@ impl Running {
     }
 
     fn with(config: Config, grace: Duration) -> Self {
+        // Where the receivers of these tests are.
+        let addresses = Addresses::new(Place::Local, &AddressOptions::default());
+        Self::sending_to(addresses, config, grace)
+    }
+
+    fn sending_to(addresses: Addresses, config: Config, grace: Duration) -> Self {
         let mut registry = Registry::default();
         let (monitor, progress) = Monitor::new(&Metrics::register(&mut registry));
         let shutdown = CancellationToken::new();
-        let options = Options { holder: "test".to_owned(), grace };
+        let options = Options { holder: "test".to_owned(), grace, addresses };
         let worker = delivery::run(config, options, monitor, shutdown.clone());
-        let task = tokio::spawn(async move { worker.await.expect("start a worker") });
+        let task = tokio::spawn(worker);
         Self { task, progress, shutdown, registry }
     }
 
@@ -657,5 +663,22 @@ async fn a_stop_waits_for_attempts_no_longer_than_the_grace() {
     let mut worker = Running::start(&database);
     worker.caught_up().await;
     assert!(receiver.begun("/") >= 2, "what was broken off is sent again");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_the_cluster_forbids_is_not_connected_to_and_the_event_waits() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    let addresses = Addresses::new(Place::Cluster, &AddressOptions::default());
+    let mut worker = Running::sending_to(addresses, config(&database), Duration::from_secs(10));
+    database.run("INSERT INTO orders VALUES (1)").await;
+    worker.until("a refused attempt", |progress| progress.attempts > 0).await;
+    worker.stop().await;
+    assert_eq!(receiver.begun("/"), 0);
+    // Where it is allowed, it arrives.
+    let worker = Running::start(&database);
+    receiver.until("the event that waited", |hits| hits.len() == 1).await;
     worker.stop().await;
 }

@@ -27,6 +27,7 @@ use self::{
 use super::{
     Config,
     courier::{News, Office, Report},
+    http::Http,
     metrics::Gauges,
     pass::Pass,
     progress::Monitor,
@@ -47,7 +48,7 @@ const REPORTS: usize = 256;
 /// What a session is given.
 pub(super) struct Given<'a> {
     pub(super) config: &'a Config,
-    pub(super) client: reqwest::Client,
+    pub(super) client: Http,
     pub(super) monitor: &'a Monitor,
     /// For attempts that are under way at the end.
     pub(super) grace: Duration,
