@@ -16,8 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cloudevents,
-    context::Noted,
+    format::{self, Item},
     http::Http,
     lanes::{Keys, Lanes, Ticket},
     ledger::Receipt,
@@ -189,7 +188,7 @@ impl Work {
     }
 
     fn admit(&mut self, order: Order) {
-        match cloudevents::keys(&order.event, &order.capture) {
+        match format::keys(&order.event, &order.capture) {
             Ok(keys) => {
                 self.lanes.admit(self.next, keys.clone());
                 self.loads.insert(self.next, Load { order, keys, attempts: 0 });
@@ -223,15 +222,12 @@ impl Work {
         // Not marked as seen: the loop is to learn of a change too.
         let target = self.courier.target.borrow().clone();
         let Order { event, capture, .. } = &load.order;
-        let written = Noted::of(event).and_then(|noted| {
-            let headers = cloudevents::headers(&target, event, &noted, &capture.table, &load.keys);
-            Ok((headers, cloudevents::body(&target, event, &noted, &capture.table)?))
-        });
-        let (headers, body) = match written {
+        let attempt = load.attempts.saturating_add(1);
+        let written = match target.write(&[Item { event, capture, keys: &load.keys, attempt }]) {
             Ok(written) => written,
             Err(error) => return self.finish(ticket, Some((None, error.to_string()))),
         };
-        load.attempts = load.attempts.saturating_add(1);
+        load.attempts = attempt;
         let Office { client, metrics, tally, .. } = &*self.courier.office;
         if load.attempts > 1 {
             metrics.retries.inc();
@@ -239,7 +235,7 @@ impl Work {
         }
         let (client, in_flight) = (client.clone(), InFlight::new(metrics));
         let attempt = async move {
-            let attempt = sender::post(&client, &target, headers, body).await;
+            let attempt = sender::post(&client, &target, written).await;
             drop((in_flight, slot));
             (ticket, attempt)
         };

@@ -27,14 +27,15 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
-use super::addresses::{Addresses, Refused};
+use super::{
+    addresses::{Addresses, Refused},
+    tls,
+};
 
-/// Most of a response's body that is read; the rest is not waited for.
-const BODY: usize = 4096;
 /// Shorter than the shortest keep-alive in common use (Node's 5 s): a connection that the sink closes while a request
 /// is on its way costs an attempt.
 const IDLE: Duration = Duration::from_secs(4);
@@ -81,7 +82,7 @@ pub(super) enum Silence {
 impl Http {
     pub(super) fn new(addresses: Addresses) -> Self {
         let addresses = Arc::new(addresses);
-        Self { common: client(public(), addresses.clone()), addresses }
+        Self { common: client(tls::anonymous(tls::public()), addresses.clone()), addresses }
     }
 
     /// Of sinks without TLS settings of their own.
@@ -90,16 +91,16 @@ impl Http {
     }
 
     /// Another client, under the same rules.
-    #[allow(dead_code)] // until sinks have TLS settings of their own
     pub(super) fn with(&self, tls: ClientConfig) -> Client {
         client(tls, self.addresses.clone())
     }
 }
 
-/// Sends a request, and reads the beginning of what comes back, both until `deadline`.
+/// Sends a request, and reads the first `most` bytes of the body that comes back, both until `deadline`.
 pub(super) async fn exchange(
     client: &Client,
     request: Request<Full<Bytes>>,
+    most: usize,
     deadline: Instant,
 ) -> Result<Answer, Silence> {
     let answer = timeout_at(deadline, client.request(request)).await.map_err(|_| Silence::Timeout)?;
@@ -107,27 +108,17 @@ pub(super) async fn exchange(
     let mut body = Vec::new();
     // Read also after a success: only a connection that is read to the end can be used again. What cannot be read in time
     // is left out: the status is what counts.
-    while body.len() < BODY {
+    while body.len() < most {
         match timeout_at(deadline, rest.frame()).await {
             Ok(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    body.extend_from_slice(&data[..data.len().min(BODY - body.len())]);
+                    body.extend_from_slice(&data[..data.len().min(most - body.len())]);
                 }
             }
             Ok(None | Some(Err(_))) | Err(_) => break,
         }
     }
     Ok(Answer { status: head.status, headers: head.headers, body })
-}
-
-/// TLS that trusts the public authorities.
-fn public() -> ClientConfig {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has the default protocol versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 fn client(tls: ClientConfig, addresses: Arc<Addresses>) -> Client {
@@ -249,7 +240,7 @@ mod tests {
 
     async fn post(http: &Http, url: &str) -> Result<Answer, Silence> {
         let request = Request::post(url).body(Full::from("{}")).unwrap();
-        exchange(http.common(), request, Instant::now() + Duration::from_secs(20)).await
+        exchange(http.common(), request, 4096, Instant::now() + Duration::from_secs(20)).await
     }
 
     /// A port that nobody listens at for longer than it takes to ask.

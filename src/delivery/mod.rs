@@ -1,14 +1,15 @@
 //! Reading the log, sending, retrying.
 //!
 //! Plain functions and types decide: [`lanes`] the order, [`ledger`] the cursor, [`pass`] who reads with whom, [`retry`]
-//! what follows an attempt, [`cloudevents`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
+//! what follows an attempt, [`format`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
 //! commits, a [`courier`] for each subscription sends.
 
 mod addresses;
-mod cloudevents;
+mod auth;
 mod config;
 mod context;
 mod courier;
+mod format;
 mod http;
 mod lanes;
 mod ledger;
@@ -18,9 +19,12 @@ mod progress;
 mod retry;
 mod row;
 mod run;
+mod secrets;
 mod sender;
 mod session;
+pub(crate) mod signing;
 mod target;
+pub(crate) mod tls;
 
 pub use addresses::{AddressOptions, Addresses, Place};
 pub use config::Config;

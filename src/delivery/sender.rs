@@ -2,17 +2,22 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::Full;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
+    auth::Token,
+    format::Written,
     http::{Answer, Http, Silence, exchange},
     retry::Ending,
+    signing,
     target::Target,
 };
 
+/// Most of a response's body that is read; the rest is not waited for.
+const BODY: usize = 4096;
 /// Most of a text that is kept of a failure, in bytes.
 const KEPT: usize = 1024;
 
@@ -37,20 +42,62 @@ impl Attempt {
     }
 }
 
-/// Sends one request. The policy's timeout is from connecting to the end of the response.
-pub(super) async fn post(http: &Http, target: &Target, headers: HeaderMap, body: Bytes) -> Attempt {
-    let timeout = target.policy.timeout;
-    let deadline = Instant::now() + timeout;
+/// Sends one request. The policy's timeout is from connecting, or from asking for a token, to the end of the response.
+pub(super) async fn post(http: &Http, target: &Target, written: Written) -> Attempt {
+    let deadline = Instant::now() + target.policy.timeout;
+    let Some(tokens) = &target.tokens else {
+        return concluded(send(http, target, written, None, deadline).await, target, &[]);
+    };
+    let client = target.token_client(http);
+    let refused = |why: String| failed(Ending::Connection, bounded(&target.redact(why)));
+    let first = match tokens.token(client, None, deadline).await {
+        Ok(token) => token,
+        Err(why) => return refused(why),
+    };
+    let outcome = send(http, target, written.clone(), Some(&first), deadline).await;
+    if !outcome.as_ref().is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED) {
+        return concluded(outcome, target, &[&first]);
+    }
+    // It may have been revoked: one more try, with another one.
+    let second = match tokens.token(client, Some(&first), deadline).await {
+        Ok(token) => token,
+        Err(why) => return refused(why),
+    };
+    concluded(send(http, target, written, Some(&second), deadline).await, target, &[&first, &second])
+}
+
+async fn send(
+    http: &Http,
+    target: &Target,
+    written: Written,
+    token: Option<&Token>,
+    deadline: Instant,
+) -> Result<Answer, Silence> {
+    let Written { mut headers, body } = written;
+    if let Some(token) = token {
+        headers.insert(header::AUTHORIZATION, token.header.clone());
+    }
+    signing::sign(&target.signing, &mut headers, &body, Timestamp::now().as_second());
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = target.uri.clone();
     *request.headers_mut() = headers;
-    match exchange(http.common(), request, deadline).await {
-        Ok(answer) => answered(&answer, target),
+    exchange(target.client(http), request, BODY, deadline).await
+}
+
+/// `tokens` are those that the sink was sent.
+fn concluded(outcome: Result<Answer, Silence>, target: &Target, tokens: &[&Token]) -> Attempt {
+    let redact = |text: String| {
+        let text = tokens.iter().fold(text, |text, token| text.replace(&token.text, "[redacted]"));
+        bounded(&target.redact(text))
+    };
+    match outcome {
+        Ok(answer) => answered(&answer, redact),
         Err(Silence::Timeout) => {
-            failed(Ending::Timeout, format!("no response within {}", humantime::format_duration(timeout)))
+            let timeout = humantime::format_duration(target.policy.timeout);
+            failed(Ending::Timeout, format!("no response within {timeout}"))
         }
-        Err(Silence::Connection(why)) => failed(Ending::Connection, bounded(&target.redact(why))),
+        Err(Silence::Connection(why)) => failed(Ending::Connection, redact(why)),
     }
 }
 
@@ -58,13 +105,13 @@ fn failed(ending: Ending, detail: String) -> Attempt {
     Attempt { ending, detail, body: String::new(), retry_after: None }
 }
 
-fn answered(answer: &Answer, target: &Target) -> Attempt {
+fn answered(answer: &Answer, redact: impl Fn(String) -> String) -> Attempt {
     let Answer { status, headers, body } = answer;
     let ending = Ending::Status(status.as_u16());
     if status.is_success() {
         return failed(ending, String::new());
     }
-    let body = bounded(&target.redact(String::from_utf8_lossy(body).into_owned()));
+    let body = redact(String::from_utf8_lossy(body).into_owned());
     Attempt { ending, detail: status.to_string(), body, retry_after: retry_after(headers, SystemTime::now()) }
 }
 

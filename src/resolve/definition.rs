@@ -136,7 +136,7 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
                 traceparent: Some("app.trace".to_owned()),
             },
             replicated: true,
-            sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), headers: Vec::new() }),
+            sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), ..Sink::default() }),
             policy: Policy {
                 retry: 5,
                 backoff: BackoffPolicy::Linear,

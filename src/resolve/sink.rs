@@ -4,10 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use url::Url;
 
-use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, service};
+use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, security::Found, service};
 use crate::{
     api::{self, Destination, DestinationRef, EventSink},
-    log::definition::{Header, Sink},
+    log::definition::{Format, Mode, Sink},
 };
 
 const CROSS_NAMESPACE: &str = "CrossNamespaceNotAllowed";
@@ -23,7 +23,7 @@ pub struct Target {
     pub sink: Sink,
     /// The policy of the EventSink, if it is one.
     pub delivery: api::Delivery,
-    /// The values of the headers that come from Secrets.
+    /// The values that come from Secrets.
     pub secrets: Secrets,
 }
 
@@ -51,7 +51,7 @@ async fn of_destination(destination: &Destination, namespace: &str, objects: &im
             Ok(target)
         }
         _ => Ok(Target {
-            sink: Sink { url: place.url(reference.as_ref(), uri.as_deref()).await?, headers: Vec::new() },
+            sink: Sink { url: place.url(reference.as_ref(), uri.as_deref()).await?, ..Sink::default() },
             delivery: api::Delivery::default(),
             secrets: Secrets::default(),
         }),
@@ -69,8 +69,25 @@ async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Targe
         .into());
     }
     let url = place.url(sink.spec.reference.as_ref(), sink.spec.uri.as_deref()).await?;
-    let (headers, secrets): (Vec<Header>, _) = headers::headers(&sink.spec.headers, &namespace, objects).await?;
-    Ok(Target { sink: Sink { url, headers }, delivery: sink.spec.delivery.clone().unwrap_or_default(), secrets })
+    let (headers, mut secrets) = headers::headers(&sink.spec.headers, &namespace, objects).await?;
+    let mut found = Found { namespace: &namespace, objects, secrets: &mut secrets };
+    let spec = &sink.spec;
+    let signing = found.signing(spec.signing.as_ref()).await?;
+    let auth = found.auth(spec).await?;
+    let authorities = found.authorities(spec).await?;
+    let format = spec.format.as_ref().map(format).unwrap_or_default();
+    let sink = Sink { url, headers, format, signing, auth, authorities };
+    Ok(Target { sink, delivery: spec.delivery.clone().unwrap_or_default(), secrets })
+}
+
+fn format(api::Format { cloud_events, hasura }: &api::Format) -> Format {
+    if let Some(api::Hasura { trigger_name }) = hasura {
+        return Format::Hasura { trigger: trigger_name.clone() };
+    }
+    Format::CloudEvents(match cloud_events.as_ref().and_then(|cloud_events| cloud_events.mode).unwrap_or_default() {
+        api::CloudEventsMode::Binary => Mode::Binary,
+        api::CloudEventsMode::Structured => Mode::Structured,
+    })
 }
 
 fn is_event_sink(reference: &DestinationRef) -> bool {
@@ -228,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::definition::{HeaderValue, SecretName},
+        log::definition::{Header, HeaderValue, SecretName},
         resolve::testing::{Manifests, from_yaml},
     };
 

@@ -103,7 +103,7 @@ fn policy() -> Policy {
 
 /// Everything of `orders`, to a URL.
 fn trigger(name: &str, url: String) -> Definition {
-    Definition { sink: Some(Sink { url, headers: Vec::new() }), policy: policy(), ..everything(name, orders()) }
+    Definition { sink: Some(Sink { url, ..Sink::default() }), policy: policy(), ..everything(name, orders()) }
 }
 
 fn ids(hits: &[Hit]) -> Vec<&str> {
@@ -443,7 +443,7 @@ async fn a_changed_sink_is_tried_at_once_by_what_is_waiting() {
     let mut worker = Running::start(&database);
     database.run("INSERT INTO orders VALUES (1), (2)").await;
     receiver.until("two failures", |hits| hits.len() == 2).await;
-    definition.sink = Some(Sink { url: receiver.url("/right"), headers: Vec::new() });
+    definition.sink = Some(Sink { url: receiver.url("/right"), ..Sink::default() });
     admin.install("u1", &definition).await.unwrap();
     receiver.until("two deliveries", |hits| hits.iter().filter(|hit| hit.path == "/right").count() == 2).await;
     assert_eq!(worker.caught_up().await.retries, 2);
