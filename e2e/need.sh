@@ -2,7 +2,7 @@
 # Installs programs that are missing (or files, by path), as root; else says how to get them. What the cluster needs,
 # `cluster install` does.
 #
-#   need.sh cargo cc musl-gcc /usr/lib/postgresql/15/bin/postgres...
+#   need.sh cargo cc musl-gcc target/judges/bin/python /usr/lib/postgresql/15/bin/postgres...
 set -euo pipefail
 
 stop() { echo "$*" >&2; exit 1; }
@@ -11,6 +11,14 @@ for program; do
   ! command -v "$program" >/dev/null && [ ! -e "$program" ] || continue
   case $program in
     cargo | rustup) stop "$program is missing; get Rust from https://rustup.rs" ;;
+    target/judges/bin/python)
+      # Pinned, so that a new release cannot fail a test of ours.
+      "$0" python3
+      python3 -m venv target/judges 2>/dev/null || { "$0" /usr/share/doc/python3-venv && python3 -m venv --clear target/judges; }
+      target/judges/bin/pip install --quiet --disable-pip-version-check standardwebhooks==1.1.0 cloudevents==2.2.0 ||
+        { rm -rf target/judges; stop 'the judges of signatures and CloudEvents could not be installed'; }
+      continue ;;
+    /usr/share/doc/python3-venv) packages=(python3-venv) ;;
     cc) packages=(gcc libc6-dev) ;;
     musl-gcc) packages=(musl-tools) ;;
     /usr/lib/postgresql/15/bin/*) packages=(postgresql-15) ;;

@@ -3,7 +3,11 @@
 
 use std::fmt::Write as _;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _, alphabet,
+    engine::DecodePaddingMode,
+    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::{
     hmac,
@@ -17,6 +21,12 @@ const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// Bytes of an ed25519 seed (RFC 8032 §5.1.5); libraries often store the public key behind it.
 const SEED: usize = 32;
+
+/// Some generators leave the padding out, and other libraries do without it, too.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// A key to sign with.
 #[derive(Debug)]
@@ -44,7 +54,7 @@ impl Key {
     /// From its notation. White space around it is left aside: a Secret made from a file ends with a line break.
     pub(crate) fn parse(text: &str) -> Result<Self, BadKey> {
         let text = text.trim();
-        let bytes = |encoded: &str, prefix| STANDARD.decode(encoded).map_err(|_| BadKey::Base64(prefix));
+        let bytes = |encoded: &str, prefix| LENIENT.decode(encoded).map_err(|_| BadKey::Base64(prefix));
         if let Some(encoded) = text.strip_prefix("whsec_") {
             let bytes = bytes(encoded, "whsec_")?;
             if !(24..=64).contains(&bytes.len()) {
@@ -115,6 +125,14 @@ mod tests {
     fn the_signature_is_that_of_the_specification() {
         let key = Key::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
         assert_eq!(signed(&[key]), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn padding_may_be_left_out() {
+        let signature = |text: String| Key::parse(&text).unwrap().sign(&[b"x"]);
+        let encoded = STANDARD.encode([9; 32]);
+        let bare = encoded.trim_end_matches('=');
+        assert_eq!(signature(format!("whsec_{encoded}")), signature(format!("whsec_{bare}")));
     }
 
     #[test]

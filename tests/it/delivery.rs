@@ -28,7 +28,7 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A worker in a task.
-struct Running {
+pub(crate) struct Running {
     task: JoinHandle<()>,
     progress: watch::Receiver<Progress>,
     shutdown: CancellationToken,
@@ -36,11 +36,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(database: &Database) -> Self {
+    pub(crate) fn start(database: &Database) -> Self {
         Self::with(config(database), Duration::from_secs(10))
     }
 
-    fn with(config: Config, grace: Duration) -> Self {
+    pub(crate) fn with(config: Config, grace: Duration) -> Self {
         // Where the receivers of these tests are.
         let addresses = Addresses::new(Place::Local, &AddressOptions::default());
         Self::sending_to(addresses, config, grace)
@@ -56,7 +56,7 @@ impl Running {
         Self { task, progress, shutdown, registry }
     }
 
-    async fn until(&mut self, what: &str, condition: impl FnMut(&Progress) -> bool) -> Progress {
+    pub(crate) async fn until(&mut self, what: &str, condition: impl FnMut(&Progress) -> bool) -> Progress {
         let waited = timeout(DEADLINE, self.progress.wait_for(condition)).await;
         let Ok(found) = waited.map(|found| found.expect("the worker runs").clone()) else {
             panic!("waited for: {what}; progress is {:?}", self.progress.borrow());
@@ -64,7 +64,7 @@ impl Running {
         found
     }
 
-    async fn caught_up(&mut self) -> Progress {
+    pub(crate) async fn caught_up(&mut self) -> Progress {
         // What was there before the call is in the log when the worker looks next.
         self.progress.mark_unchanged();
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -72,7 +72,7 @@ impl Running {
     }
 
     /// As SIGTERM does.
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         timeout(DEADLINE, self.task).await.expect("a clean stop").expect("no panic");
     }
@@ -91,7 +91,7 @@ impl Running {
     }
 }
 
-fn config(database: &Database) -> Config {
+pub(crate) fn config(database: &Database) -> Config {
     Config { owner: owner(), schema: schema(), connection: database.config.clone(), secrets: BTreeMap::new() }
 }
 
@@ -102,7 +102,7 @@ fn policy() -> Policy {
 }
 
 /// Everything of `orders`, to a URL.
-fn trigger(name: &str, url: String) -> Definition {
+pub(crate) fn trigger(name: &str, url: String) -> Definition {
     Definition { sink: Some(Sink { url, ..Sink::default() }), policy: policy(), ..everything(name, orders()) }
 }
 

@@ -126,6 +126,46 @@ async fn a_destination_is_a_reference_or_an_absolute_uri() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sink_has_one_format_and_one_way_to_be_authorized() {
+    let with = |fields: Value| {
+        let mut spec = json!({"uri": "https://billing.example.com/"});
+        spec.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        sink(&spec)
+    };
+    let secret = json!({"secretKeyRef": {"name": "keys", "key": "key"}});
+    let basic = json!({"username": {"value": "me"}, "password": secret});
+    let client = json!({"tokenUrl": "https://auth.example.com/token", "clientId": secret, "clientSecret": secret});
+    accepts([
+        with(json!({"format": {"cloudEvents": {}}})),
+        with(json!({"format": {"cloudEvents": {"mode": "Structured"}}})),
+        with(json!({"format": {"hasura": {"triggerName": "insert_user"}}})),
+        with(json!({"signing": {"standardWebhooks": [secret, secret]}, "CACerts": "PEM", "tls": {"ca": secret}})),
+        with(json!({"auth": {"bearer": secret}, "headers": [{"name": "X-From", "value": "shop"}]})),
+        with(json!({"auth": {"basic": basic}})),
+        with(json!({"auth": {"oauth2ClientCredentials": client}})),
+        with(json!({"auth": {"clientCertificate": {"secretRef": {"name": "tls"}}}, "headers": [{"name": "Authorization", "value": "x"}]})),
+    ])
+    .await;
+    rejects([
+        (with(json!({"format": {}})), ["spec.format", "exactly one of cloudEvents and hasura"]),
+        (with(json!({"format": {"cloudEvents": {}, "hasura": {}}})), ["spec.format", "exactly one"]),
+        (with(json!({"format": {"cloudEvents": {"mode": "Batch"}}})), ["spec.format.cloudEvents.mode", "Structured"]),
+        (with(json!({"signing": {"standardWebhooks": []}})), ["spec.signing.standardWebhooks", "at least 1"]),
+        (with(json!({"auth": {}})), ["spec.auth", "exactly one of bearer"]),
+        (with(json!({"auth": {"bearer": secret, "basic": basic}})), ["spec.auth", "exactly one of bearer"]),
+        (
+            with(json!({"auth": {"bearer": secret}, "headers": [{"name": "authorization", "value": "x"}]})),
+            ["spec", "Authorization is set by auth"],
+        ),
+        (
+            with(json!({"headers": [{"name": "Webhook-Signature", "value": "x"}]})),
+            ["spec.headers[0]", "set by the protocol"],
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_names_operations_and_columns_once_and_in_one_way() {
     accepts([
         trigger("t", json!({})),

@@ -227,3 +227,35 @@ fn folders_are_read_by_name_and_what_is_not_there_is_said() {
     let missing: Vec<_> = missing.iter().map(Mistake::to_string).collect();
     assert_eq!(missing, [format!("none.yaml: {what}"), format!("{}: {what}", folder.path().join("gone").display())]);
 }
+
+#[rstest]
+#[case("format: {}", Some("set exactly one of cloudEvents and hasura"))]
+#[case("format: {cloudEvents: {mode: Structured}}", None)]
+#[case("format: {cloudEvents: {}, hasura: {}}", Some("set exactly one of cloudEvents and hasura"))]
+#[case("format: {cloudEvents: {mode: Batch}}", Some("Structured"))]
+#[case("auth: {}", Some("set exactly one of bearer"))]
+#[case("auth: {bearer: {secretKeyRef: {name: keys, key: a}}}", None)]
+#[case(
+    "auth: {bearer: {secretKeyRef: {name: keys, key: a}}, clientCertificate: {secretRef: {name: keys}}}",
+    Some("set exactly one of bearer")
+)]
+#[case(
+    "auth: {bearer: {secretKeyRef: {name: keys, key: a}}}, headers: [{name: AUTHORIZATION, value: x}]",
+    Some("the header Authorization is set by auth")
+)]
+#[case("headers: [{name: Webhook-Id, value: x}]", Some("set by the protocol"))]
+#[case(
+    "auth: {clientCertificate: {secretRef: {name: tls}}}",
+    Some("spec.auth.clientCertificate.secretRef: there is no Secret shop/tls with a key \"tls.crt\"")
+)]
+fn a_sink_that_contradicts_itself_is_refused(#[case] fields: &str, #[case] fault: Option<&str>) {
+    let sink =
+        "apiVersion: eventtrigger.dev/v1alpha1\nkind: EventSink\nmetadata: {name: billing}\nspec: {uri: 'https://a/', ";
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {a: t0ken}";
+    let found = load_one(&format!("{GOOD}---\n{secret}\n---\n{sink}{fields}}}\n"), &settings());
+    match (found, fault) {
+        (Ok(_), None) => {}
+        (Err(said), Some(fault)) => assert!(said.iter().any(|said| said.contains(fault)), "{said:?}"),
+        (found, fault) => panic!("{found:?} instead of {fault:?}"),
+    }
+}
