@@ -129,3 +129,36 @@ pub struct Address {
     /// The URL to POST to.
     pub url: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::testing::from_yaml;
+
+    #[test]
+    fn every_secret_that_a_sink_reads_is_told_with_its_field() {
+        let key = |name: &str| format!("{{secretKeyRef: {{name: s, key: {name}}}}}");
+        let read = |auth: &str| {
+            let spec = format!(
+                "{{uri: 'http://a/', headers: [{{name: A, value: x}}, {{name: B, valueFrom: {}}}], \
+                 signing: {{standardWebhooks: [{}]}}, tls: {{ca: {}}}, auth: {auth}}}",
+                key("header"),
+                key("whsec"),
+                key("ca")
+            );
+            let found = from_yaml::<EventSinkSpec>(&spec).secrets();
+            found.into_iter().map(|(field, selector)| format!("{field} {}", selector.key)).collect::<Vec<_>>()
+        };
+        let always = ["spec.headers[1].valueFrom header", "spec.signing.standardWebhooks[0] whsec", "spec.tls.ca ca"];
+        let bearer = read(&format!("{{bearer: {}}}", key("token")));
+        assert_eq!(bearer, [&always[..], &["spec.auth.bearer token"]].concat());
+        let basic = read(&format!("{{basic: {{username: {}, password: {}}}}}", key("u"), key("p")));
+        assert_eq!(basic[3..], ["spec.auth.basic.username u", "spec.auth.basic.password p"]);
+        let client = format!("{{tokenUrl: 'http://a', clientId: {{value: x}}, clientSecret: {}}}", key("c"));
+        let client = read(&format!("{{oauth2ClientCredentials: {client}}}"));
+        assert_eq!(client[3..], ["spec.auth.oauth2ClientCredentials.clientSecret c"]);
+        let certificate = read("{clientCertificate: {secretRef: {name: tls}}}");
+        let field = "spec.auth.clientCertificate.secretRef";
+        assert_eq!(certificate[3..], [format!("{field} tls.crt"), format!("{field} tls.key")]);
+    }
+}

@@ -47,7 +47,7 @@ pub(super) struct Context {
     pub(super) admins: Admins,
     pub(super) backoffs: Backoffs,
     pub(super) events: Events,
-    /// The header values that each EventTrigger's sink needed when it was last resolved.
+    /// The values of Secrets that each EventTrigger's sink needed when it was last resolved.
     pub(super) needs: Needs,
     pub(super) metrics: Metrics,
 }

@@ -18,7 +18,7 @@ pub struct Config {
     pub schema: Ident,
     /// Its database.
     pub connection: ConnectConfig,
-    /// Values of the headers that come from Secrets.
+    /// Values of Secrets that sinks need: for headers, signatures, authorization and trust.
     pub secrets: BTreeMap<SecretName, String>,
 }
 

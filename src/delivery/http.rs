@@ -41,6 +41,8 @@ use super::{
 const IDLE: Duration = Duration::from_secs(4);
 /// Between pings of an HTTP/2 connection with requests under way: one that is dead would take every later request with it.
 const PING: Duration = Duration::from_secs(10);
+/// For all addresses of a name together, in equal parts: one that does not answer must not use up the attempt.
+const CONNECT: Duration = Duration::from_secs(10);
 /// Most of an answer's head, and of what is read ahead of a body: answers are small, connections are many.
 const BUFFER: usize = 32 * 1024;
 
@@ -127,6 +129,7 @@ fn client(tls: ClientConfig, addresses: Arc<Addresses>) -> Client {
     // TLS goes over it, too.
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()

@@ -51,7 +51,7 @@ pub(super) async fn workers(log: &EventLog, ctx: &Context, connection: ConnectCo
     apply(log, ctx, &build::deployment(log, &ctx.image, &ctx.addresses, &version)).await
 }
 
-/// The header values that the sinks of the log's triggers need. A sink that cannot be resolved gets no events, and so
+/// The values of Secrets that the sinks of the log's triggers need. A sink that cannot be resolved gets no events, and so
 /// needs none.
 async fn secrets(log: &EventLog, ctx: &Context) -> Result<BTreeMap<SecretName, String>, Error> {
     let namespace = log.namespace().unwrap_or_default();
@@ -63,7 +63,7 @@ async fn secrets(log: &EventLog, ctx: &Context) -> Result<BTreeMap<SecretName, S
             destinations.push(trigger.spec.sink.clone());
         }
     }
-    // Only an EventSink has headers.
+    // Only an EventSink needs any.
     destinations.retain(|destination| destination.reference.as_ref().is_some_and(|to| to.kind == "EventSink"));
     let found: Vec<_> = stream::iter(destinations)
         .map(|destination| async move { resolve::destination(&destination, here, cluster).await })

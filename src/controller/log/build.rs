@@ -63,7 +63,7 @@ fn metadata(log: &EventLog) -> ObjectMeta {
     }
 }
 
-/// All that a worker is told: connection and header values.
+/// All that a worker is told: connection and the values of Secrets.
 pub(super) fn secret(log: &EventLog, config: &Config) -> Secret {
     // Names as keys and text as values: nothing in it can fail to be JSON.
     let json = serde_json::to_vec(config).unwrap_or_default();
