@@ -153,6 +153,7 @@ pub(crate) fn everything(name: &str, table: &str) -> Definition {
         columns: Columns::All,
         context: Context::default(),
         replicated: false,
+        ordering: eventtrigger::log::definition::Ordering::default(),
         sink: None,
         policy: Policy::default(),
         suspend: false,

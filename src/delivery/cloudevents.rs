@@ -15,7 +15,10 @@ use super::{
     target::Target,
 };
 use crate::{
-    log::{Capture, Event, Operation, definition::Columns},
+    log::{
+        Capture, Event, Operation,
+        definition::{Columns, Ordering},
+    },
     name::{Ident, ObjectName, TableName},
 };
 
@@ -85,14 +88,19 @@ pub(super) fn constant(log: &ObjectName, trigger: &ObjectName) -> HeaderMap {
     ])
 }
 
-/// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none;
-/// for a truncation: every key there is.
-pub(super) fn keys(event: &Event, capture: &Capture) -> Result<Keys<String>, NotARow> {
-    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, &capture.key)).transpose();
+/// The values of the ordering key before and after the change, each as `ce-partitionkey` has it; where there is no order:
+/// none; for a truncation: every key there is.
+pub(super) fn keys(event: &Event, capture: &Capture, ordering: &Ordering) -> Result<Keys<String>, NotARow> {
+    let columns = match ordering {
+        Ordering::None => return Ok(Keys::None),
+        Ordering::PrimaryKey => &capture.key,
+        Ordering::Columns(columns) => columns,
+    };
+    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, columns)).transpose();
     if event.operation == Operation::Truncate {
         return Ok(Keys::All);
     }
-    if capture.key.is_empty() {
+    if columns.is_empty() {
         return Ok(Keys::None);
     }
     Ok(Keys::of(key(&event.old)?, key(&event.new)?))
@@ -104,19 +112,30 @@ fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
     Ok(values.join("/"))
 }
 
-/// All headers of an event's request. The event is named by its key after the change, a deleted one by that before.
+/// All headers of an event's request. The event is named by its primary key after the change, a deleted one by that before.
 pub(super) fn headers(
     target: &Target,
     event: &Event,
     noted: &Noted<'_>,
-    table: &TableName,
+    capture: &Capture,
     keys: &Keys<String>,
-) -> HeaderMap {
+) -> Result<HeaderMap, NotARow> {
+    let Capture { table, key: columns, .. } = capture;
     let mut subject = format!("{}.{}", segment(table.schema.as_str()), segment(table.name.as_str()));
     let mut headers = target.headers.clone();
-    if let Keys::One(key) | Keys::Both(_, key) = keys {
+    let ordered = match keys {
+        Keys::One(key) | Keys::Both(_, key) => Some(key),
+        Keys::None | Keys::All => None,
+    };
+    if let Some(key) = ordered {
         headers.insert(PARTITIONKEY, attribute(key));
-        subject = format!("{subject}/{key}");
+    }
+    match (&target.ordering, ordered, event.new.as_ref().or(event.old.as_ref())) {
+        (Ordering::PrimaryKey, Some(key), _) => subject = format!("{subject}/{key}"),
+        (Ordering::Columns(_) | Ordering::None, _, Some(row)) if !columns.is_empty() => {
+            subject = format!("{subject}/{}", key(row, columns)?);
+        }
+        _ => {}
     }
     if let Some(trace) = noted.traceparent(&target.context) {
         headers.insert(CE_TRACEPARENT, trace.clone());
@@ -133,7 +152,7 @@ pub(super) fn headers(
     headers.insert(SUBJECT, attribute(&subject));
     headers.insert(TIME, attribute(&format!("{:.6}", event.at)));
     headers.insert(SEQUENCE, attribute(&format!("{:020}", event.id)));
-    headers
+    Ok(headers)
 }
 
 /// The body. Rows stand in it as the log has them, byte for byte; only columns that are not wanted are taken out.
@@ -231,7 +250,8 @@ mod tests {
 
     fn sent_by(target: &Target, event: &Event, capture: &Capture) -> Vec<(String, String)> {
         let noted = Noted::of(event).unwrap();
-        let headers = headers(target, event, &noted, &capture.table, &keys(event, capture).unwrap());
+        let headers =
+            headers(target, event, &noted, capture, &keys(event, capture, &target.ordering).unwrap()).unwrap();
         let mut headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
         headers.sort();
@@ -274,14 +294,42 @@ mod tests {
     #[test]
     fn several_key_columns_are_joined_in_order() {
         let event = event(Operation::Delete, Some(r#"{"b":2,"a":"x/y","c":3}"#), None);
-        assert_eq!(keys(&event, &capture(&["a", "b"])).unwrap(), Keys::One("x%2Fy/2".to_owned()));
+        assert_eq!(
+            keys(&event, &capture(&["a", "b"]), &Ordering::PrimaryKey).unwrap(),
+            Keys::One("x%2Fy/2".to_owned())
+        );
     }
 
     #[test]
     fn an_update_of_the_key_has_both_and_is_named_by_the_new_one() {
         let event = event(Operation::Update, Some(r#"{"id":1}"#), Some(r#"{"id":2}"#));
-        assert_eq!(keys(&event, &capture(&["id"])).unwrap(), Keys::Both("1".to_owned(), "2".to_owned()));
+        assert_eq!(
+            keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).unwrap(),
+            Keys::Both("1".to_owned(), "2".to_owned())
+        );
         assert!(sent(&event, &capture(&["id"])).contains(&("ce-partitionkey".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn events_may_be_ordered_by_other_columns_than_those_that_name_the_row() {
+        let columns = Ordering::Columns(vec![Ident::new("customer"), Ident::new("gone")]);
+        let row = r#"{"id":1,"customer":"a b"}"#;
+        let event = event(Operation::Update, Some(row), Some(r#"{"id":1,"customer":null}"#));
+        let both = Keys::Both("a%20b/null".to_owned(), "null/null".to_owned());
+        assert_eq!(keys(&event, &capture(&["id"]), &columns).unwrap(), both);
+        assert_eq!(keys(&event, &capture(&["id"]), &Ordering::None).unwrap(), Keys::None);
+        let value = |ordering, name: &str| {
+            let definition = Definition { ordering, ..definition("http://billing", Vec::new()) };
+            let target = Target::new(&definition, &config(), "6f1c").unwrap();
+            sent_by(&target, &event, &capture(&["id"]))
+                .into_iter()
+                .find(|(found, _)| found == name)
+                .map(|(_, value)| value)
+        };
+        assert_eq!(value(columns.clone(), "ce-partitionkey").unwrap(), "null/null");
+        assert_eq!(value(columns, "ce-subject").unwrap(), "public.orders/1");
+        assert_eq!(value(Ordering::None, "ce-subject").unwrap(), "public.orders/1");
+        assert_eq!(value(Ordering::None, "ce-partitionkey"), None);
     }
 
     #[test]
@@ -294,8 +342,8 @@ mod tests {
     #[test]
     fn a_truncation_is_about_the_table_and_every_key() {
         let event = event(Operation::Truncate, None, None);
-        assert_eq!(keys(&event, &capture(&["id"])).unwrap(), Keys::All);
-        assert_eq!(keys(&event, &capture(&[])).unwrap(), Keys::All);
+        assert_eq!(keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).unwrap(), Keys::All);
+        assert_eq!(keys(&event, &capture(&[]), &Ordering::PrimaryKey).unwrap(), Keys::All);
         let sent = sent(&event, &capture(&["id"]));
         assert!(sent.iter().all(|(name, _)| name != "ce-partitionkey"));
         assert!(sent.contains(&("ce-subject".to_owned(), "public.orders".to_owned())));

@@ -4,6 +4,7 @@
 //! what follows an attempt, [`cloudevents`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
 //! commits, a [`courier`] for each subscription sends.
 
+mod breaker;
 mod cloudevents;
 mod config;
 mod context;
@@ -11,6 +12,8 @@ mod courier;
 mod lanes;
 mod ledger;
 mod metrics;
+mod outlet;
+mod parking;
 mod pass;
 mod progress;
 mod retry;

@@ -22,6 +22,10 @@ pub(super) struct Attempt {
     pub(super) ending: Ending,
     /// Empty if it was delivered. Bounded; neither URL nor secrets in it.
     pub(super) detail: String,
+    /// How long the sink wants to be left alone.
+    pub(super) retry_after: Option<Duration>,
+    /// The beginning of what it answered, unless it was delivered; bounded, without secrets.
+    pub(super) body: String,
 }
 
 /// The HTTP client of all sinks: no redirects (a POST would become a GET, and go where nobody has allowed it), no
@@ -47,9 +51,12 @@ pub(super) fn client() -> Result<Client, reqwest::Error> {
 pub(super) async fn post(client: &Client, target: &Target, headers: HeaderMap, body: Bytes) -> Attempt {
     let request =
         client.post(target.url.clone()).headers(headers).body(body).timeout(target.policy.timeout).send().await;
-    let (ending, detail) = match request {
+    let kept = |text: String| bounded(&target.redact(text));
+    let without = |ending, detail| Attempt { ending, detail: kept(detail), retry_after: None, body: String::new() };
+    match request {
         Ok(response) => {
             let status = response.status();
+            let retry_after = retry_after(response.headers());
             // Read also after a success: only a connection that is read to the end can be used again.
             let text = beginning(response).await;
             let detail = match text.as_str() {
@@ -57,14 +64,20 @@ pub(super) async fn post(client: &Client, target: &Target, headers: HeaderMap, b
                 "" => status.to_string(),
                 text => format!("{status}: {text}"),
             };
-            (Ending::Status(status.as_u16()), detail)
+            let body = if status.is_success() { String::new() } else { kept(text) };
+            Attempt { ending: Ending::Status(status.as_u16()), detail: kept(detail), retry_after, body }
         }
-        Err(error) if error.is_timeout() => {
-            (Ending::Timeout, format!("no response within {}", humantime::format_duration(target.policy.timeout)))
-        }
-        Err(error) => (Ending::Connection, causes(error)),
-    };
-    Attempt { ending, detail: bounded(&target.redact(detail)) }
+        Err(error) if error.is_timeout() => without(
+            Ending::Timeout,
+            format!("no response within {}", humantime::format_duration(target.policy.timeout)),
+        ),
+        Err(error) => without(Ending::Connection, causes(error)),
+    }
+}
+
+/// What the sink asks to be waited for.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// The beginning of a response's body; what cannot be read in time is left out.

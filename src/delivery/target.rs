@@ -9,7 +9,7 @@ use super::{Config, cloudevents};
 use crate::{
     log::{
         Definition,
-        definition::{Columns, Context, HeaderValue as Source, Policy, SecretName},
+        definition::{Columns, Context, HeaderValue as Source, Ordering, Policy, SecretName, StatusRule},
     },
     name::ObjectName,
 };
@@ -33,7 +33,11 @@ pub(super) struct Target {
     pub(super) headers: HeaderMap,
     pub(super) columns: Columns,
     pub(super) context: Context,
+    pub(super) ordering: Ordering,
     pub(super) policy: Policy,
+    pub(super) statuses: Vec<StatusRule>,
+    /// See [`crate::log::definition::Sink::resume`].
+    pub(super) resume: Option<String>,
     /// First half of every event's id.
     pub(super) log_id: String,
     /// Values of secrets: never to be shown.
@@ -97,7 +101,10 @@ impl Target {
             headers,
             columns: definition.columns.clone(),
             context: definition.context.clone(),
+            ordering: definition.ordering.clone(),
             policy: definition.policy.clone(),
+            statuses: sink.statuses.clone(),
+            resume: sink.resume.clone(),
             log_id: log_id.to_owned(),
             secrets,
         })
@@ -172,7 +179,8 @@ pub(super) mod tests {
             columns: Columns::All,
             context: Context::default(),
             replicated: false,
-            sink: Some(Sink { url: url.to_owned(), headers }),
+            ordering: crate::log::definition::Ordering::default(),
+            sink: Some(Sink { headers, ..Sink::to(url.to_owned()) }),
             policy: Policy::default(),
             suspend: false,
         }
