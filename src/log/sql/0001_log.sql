@@ -356,10 +356,11 @@ CREATE FUNCTION :schema.acting_role() RETURNS text LANGUAGE sql STABLE AS $$
         THEN pg_catalog.current_setting('role') ELSE session_user::pg_catalog.text END
 $$;
 
--- How a capture function of a statement learns, at no cost while there is none, that it has met a row that may be too long:
--- its INSERT leaves the row to a second one and notes that here, for the moment between both. `true`: until the
--- transaction ends, at the latest.
-CREATE FUNCTION :schema.put_off() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+-- How a capture function of a statement learns, at next to no cost while there is none, that it has met a row that may be too
+-- long: its INSERT leaves the row to a second one and notes that here, for the moment between both. `true`: until the
+-- transaction ends, at the latest. SECURITY DEFINER only because PostgreSQL then looks a function's language up when it is
+-- called first, and not whenever a statement that might call it begins.
+CREATE FUNCTION :schema.put_off() RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
 BEGIN
     PERFORM pg_catalog.set_config('eventtrigger.put_off', 'yes', true);
     RETURN false;
