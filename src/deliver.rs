@@ -7,7 +7,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{delivery, server};
+use crate::{
+    delivery::{self, AddressOptions, Addresses, Place},
+    server,
+};
 
 /// What a delivery worker is told.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +26,10 @@ pub struct DeliverOptions {
     /// Names this worker in the log's lease, for people.
     #[arg(long, env = "POD_NAME", value_name = "NAME", default_value_t = format!("process {}", std::process::id()))]
     pub holder: String,
+
+    /// Where events may be sent.
+    #[command(flatten)]
+    pub addresses: AddressOptions,
 }
 
 /// Why a worker does not run, or ended.
@@ -54,14 +61,11 @@ pub enum DeliverError {
         /// Why.
         source: std::io::Error,
     },
-    /// The worker.
-    #[error(transparent)]
-    Delivery(#[from] delivery::Error),
 }
 
 /// Delivers until `shutdown`; then lets attempts under way end.
 pub async fn deliver(options: DeliverOptions, shutdown: CancellationToken) -> Result<(), DeliverError> {
-    let DeliverOptions { config: path, listen: address, holder } = options;
+    let DeliverOptions { config: path, listen: address, holder, addresses } = options;
     let text = tokio::fs::read(&path).await.map_err(|source| DeliverError::Read { path: path.clone(), source })?;
     let config: delivery::Config = serde_json::from_slice(&text).map_err(|error| DeliverError::Config {
         path,
@@ -78,12 +82,13 @@ pub async fn deliver(options: DeliverOptions, shutdown: CancellationToken) -> Re
     let server = tokio::spawn(server::serve(listener, readiness, Arc::new(registry), stop.clone()));
     tracing::info!(log = %config.owner.log, database = %config.connection, %address, "delivering");
     let grace = delivery::Options::GRACE;
-    let outcome = delivery::run(config, delivery::Options { holder, grace }, monitor, shutdown).await;
+    let addresses = Addresses::new(Place::Cluster, &addresses);
+    delivery::run(config, delivery::Options { holder, grace, addresses }, monitor, shutdown).await;
     stop.cancel();
     match server.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!("probes and metrics: {error}"),
         Err(panic) => tracing::error!("probes and metrics: {panic}"),
     }
-    Ok(outcome?)
+    Ok(())
 }

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Delivery, DestinationRef, SecretSource};
+use super::{Auth, Delivery, DestinationRef, Format, SecretKeySelector, SecretSource, Signing, SinkTls};
 
 /// A target of events: its address, the headers it wants, and how patiently it is to be called.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -32,6 +32,8 @@ use super::{Delivery, DestinationRef, SecretSource};
 #[x_kube(validation = Rule::new("has(self.ref) || !has(self.uri) || self.uri.matches('^https?://[^/?#@]+([/?].*)?$')")
     .message("without ref, uri must be absolute, such as http://billing.example.com/orders, and without user or password (use headers)"))]
 #[x_kube(validation = Rule::new("!has(self.ref) || self.ref.kind != 'EventSink'").message("an EventSink cannot refer to an EventSink"))]
+#[x_kube(validation = Rule::new("!has(self.auth) || has(self.auth.clientCertificate) || !has(self.headers) || !self.headers.exists(header, header.name.lowerAscii() == 'authorization')")
+    .message("the header Authorization is set by auth; remove one of both"))]
 pub struct EventSinkSpec {
     /// An object that has an address: a Service, or anything with `status.address.url`.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +46,22 @@ pub struct EventSinkSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub headers: Vec<Header>,
+    /// What a request looks like. Default: a CloudEvent in binary mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// How requests are signed, so that the receiver knows that they are ours, new, and as we sent them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<Signing>,
+    /// How requests are authorized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    /// Certificates of authorities in PEM, for https. They are trusted instead of the public ones; the name is Knative's.
+    #[serde(rename = "CACerts", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub ca_certs: Option<String>,
+    /// Whom to trust, if that is in a Secret; besides `CACerts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<SinkTls>,
     /// How often and how patiently an event is sent; an EventTrigger's own comes before it, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
@@ -58,6 +76,23 @@ pub struct EventSinkSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
     pub allowed_namespaces: Vec<String>,
+}
+
+impl EventSinkSpec {
+    /// Every key of a Secret that this reads, after the field that names it.
+    pub fn secrets(&self) -> Vec<(String, SecretKeySelector)> {
+        let mut found = Vec::new();
+        for (at, header) in self.headers.iter().enumerate() {
+            found.extend(header.value_from.as_ref().map(|source| (format!("headers[{at}].valueFrom"), source)));
+        }
+        let keys = self.signing.iter().flat_map(|signing| &signing.standard_webhooks).enumerate();
+        found.extend(keys.map(|(at, key)| (format!("signing.standardWebhooks[{at}]"), key)));
+        found.extend(self.tls.iter().filter_map(|tls| Some(("tls.ca".to_owned(), tls.ca.as_ref()?))));
+        let mut found: Vec<_> =
+            found.into_iter().map(|(field, source)| (field, source.secret_key_ref.clone())).collect();
+        found.extend(self.auth.iter().flat_map(Auth::secrets).map(|(field, key)| (format!("auth.{field}"), key)));
+        found.into_iter().map(|(field, key)| (format!("spec.{field}"), key)).collect()
+    }
 }
 
 /// How much is sent at a time.
@@ -95,7 +130,7 @@ pub struct StatusCodes {
 #[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("set exactly one of value and valueFrom"))]
-#[x_kube(validation = Rule::new("!self.name.lowerAscii().startsWith('ce-') && !(self.name.lowerAscii() in ['content-type', 'content-length', 'host', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection', 'webhook-id'])")
+#[x_kube(validation = Rule::new("!self.name.lowerAscii().startsWith('ce-') && !(self.name.lowerAscii() in ['content-type', 'content-length', 'host', 'connection', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-connection', 'webhook-id', 'webhook-timestamp', 'webhook-signature', 'traceparent'])")
     .message("this header is set by the protocol and cannot be chosen"))]
 pub struct Header {
     /// Name of the header.

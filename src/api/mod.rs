@@ -14,7 +14,9 @@ mod duration;
 mod eventlog;
 mod eventsink;
 mod eventtrigger;
+mod format;
 mod schema;
+mod security;
 mod size;
 mod value;
 
@@ -28,7 +30,9 @@ pub use eventtrigger::{
     Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, NoOrder,
     Operations, Ordering, TableRef, Truncate, Update,
 };
+pub use format::{CloudEvents, CloudEventsMode, Format, Hasura};
 pub use schema::crds;
+pub use security::{Auth, Basic, ClientCertificate, ClientCredentials, Signing, SinkTls, TlsSecret};
 pub use size::Size;
 pub use value::{SecretKeySelector, SecretSource, UriSource, ValueSource};
 

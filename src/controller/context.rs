@@ -10,6 +10,7 @@ use kube::{Client, Resource, ResourceExt, core::DeserializeGuard, runtime::refle
 use super::{admins::Admins, backoff::Backoffs, events::Events, metrics::Metrics, pokes::Pokes};
 use crate::{
     api::{EventLog, EventSink, EventTrigger},
+    delivery::AddressOptions,
     name::ObjectName,
     resolve::Secrets,
 };
@@ -39,6 +40,8 @@ pub(super) struct Context {
     pub(super) client: Client,
     /// Image of the delivery workers.
     pub(super) image: String,
+    /// Where they may send events.
+    pub(super) addresses: AddressOptions,
     pub(super) stores: Stores,
     pub(super) pokes: Pokes,
     pub(super) admins: Admins,

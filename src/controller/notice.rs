@@ -156,10 +156,9 @@ fn target(reference: &DestinationRef, here: &str, kind: &str) -> Option<ObjectNa
     (reference.kind == kind).then(|| ObjectName::new(namespace, &reference.name))
 }
 
-/// Whether a header of `sink` comes from Secret `name`.
+/// Whether `sink` needs something of Secret `name`.
 fn reads(sink: &EventSink, name: &str) -> bool {
-    let sources = sink.spec.headers.iter().filter_map(|header| header.value_from.as_ref());
-    sources.into_iter().any(|source| source.secret_key_ref.name == name)
+    sink.spec.secrets().iter().any(|(_, selector)| selector.name == name)
 }
 
 /// Whether the connection of `log` comes from Secret `name`.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::delivery::AddressOptions;
+
 /// Options of `eventtrigger controller`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -20,4 +22,8 @@ pub struct Options {
     /// Address of `/livez`, `/readyz` and `/metrics`.
     #[arg(long, env = "EVENTTRIGGER_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+
+    /// Where delivery workers may send events: a policy for the whole cluster.
+    #[command(flatten)]
+    pub addresses: AddressOptions,
 }

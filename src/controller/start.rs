@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     api::{EventLog, EventSink, EventTrigger},
+    delivery::AddressOptions,
     server::{self, Readiness},
 };
 
@@ -77,7 +78,7 @@ pub enum StartError {
 
 /// Works while this replica holds the lease, until `shutdown`; then finishes what is under way and releases it.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), StartError> {
-    let Options { delivery_image, lease_namespace, identity, listen } = options;
+    let Options { delivery_image, lease_namespace, identity, listen, addresses } = options;
     let client = Client::try_default().await.map_err(|error| StartError::Client(Box::new(error)))?;
     let image = match delivery_image {
         Some(image) => image,
@@ -100,7 +101,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), St
         () = leader.elected() => {
             tracing::info!(identity, "holds the lease");
             metrics.elected();
-            let work = Work { client, image, identity, metrics, behind };
+            let work = Work { client, image, addresses, identity, metrics, behind };
             Box::pin(work.run(&mut leader, &shutdown)).await
         }
     };
@@ -136,6 +137,7 @@ fn readiness(behind: Arc<AtomicBool>) -> Readiness {
 struct Work {
     client: Client,
     image: String,
+    addresses: AddressOptions,
     identity: String,
     metrics: Metrics,
     behind: Arc<AtomicBool>,
@@ -143,7 +145,7 @@ struct Work {
 
 impl Work {
     async fn run(self, leader: &mut Leader, shutdown: &CancellationToken) -> Result<(), StartError> {
-        let Self { client, image, identity, metrics, behind } = self;
+        let Self { client, image, addresses, identity, metrics, behind } = self;
         let logs = Controller::new(Api::<Watched<EventLog>>::all(client.clone()), watcher::Config::default());
         let sinks = Controller::new(Api::<Watched<EventSink>>::all(client.clone()), watcher::Config::default());
         let triggers = Controller::new(Api::<Watched<EventTrigger>>::all(client.clone()), watcher::Config::default());
@@ -152,6 +154,7 @@ impl Work {
         let ctx = Arc::new(Context {
             client: client.clone(),
             image,
+            addresses,
             stores: stores.clone(),
             pokes: pokes.clone(),
             admins: Admins::new(pokes.clone()),

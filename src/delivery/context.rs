@@ -55,6 +55,11 @@ impl<'a> Noted<'a> {
         Some(serde_json::to_string(&actor).expect("text is JSON"))
     }
 
+    /// What a setting was, if `asked` is for it.
+    pub(super) fn setting(&self, asked: &Context, name: &str) -> Option<&str> {
+        asked.settings.iter().any(|asked| asked == name).then(|| self.settings.get(name).map(String::as_str))?
+    }
+
     /// The member `omitted`, as JSON: which of the columns that are shown were too long; `None` if none was.
     pub(super) fn omitted(&self, shown: impl Fn(&str) -> bool) -> Option<String> {
         let omitted: Vec<_> = self.omitted.iter().filter(|name| *name == "*" || shown(name)).collect();

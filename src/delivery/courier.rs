@@ -10,7 +10,6 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use reqwest::Client;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::sleep_until,
@@ -20,8 +19,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     breaker::{Permit, Reason, Suspicion, Verdict},
-    cloudevents,
-    context::Noted,
+    format,
+    http::Http,
     lanes::{Keys, Lanes, Ticket},
     ledger::Receipt,
     metrics::Metrics,
@@ -105,7 +104,7 @@ pub(super) struct Aim {
 /// What all couriers share.
 #[derive(Debug)]
 pub(super) struct Office {
-    client: Client,
+    client: Http,
     metrics: Metrics,
     tally: Arc<Tally>,
     reports: mpsc::UnboundedSender<Report>,
@@ -114,7 +113,7 @@ pub(super) struct Office {
 }
 
 impl Office {
-    pub(super) fn new(client: Client, monitor: &Monitor, reports: mpsc::UnboundedSender<Report>) -> Self {
+    pub(super) fn new(client: Http, monitor: &Monitor, reports: mpsc::UnboundedSender<Report>) -> Self {
         let Monitor { metrics, tally, .. } = monitor;
         let slots = Arc::new(Semaphore::new(SHARED));
         Self { client, metrics: metrics.clone(), tally: tally.clone(), reports, slots }
@@ -182,8 +181,11 @@ struct Work {
     /// Attempts under way.
     attempts: FuturesUnordered<BoxFuture<'static, (Ticket, Attempt, InFlight)>>,
     suspects: Vec<Suspect>,
-    /// To be sent again as if they had not been: the sink was away. After others, so that each probe is another's.
+    /// To be sent again as if they had not been: the sink was away.
     again: VecDeque<Ticket>,
+    /// Counts what is sent while the sink is away: by turns what has failed and what has not been sent yet, for it may be one
+    /// that always fails.
+    probes: u64,
     /// What is about every key is not parked: it waits here.
     retries: BinaryHeap<Reverse<(Instant, Ticket)>>,
     slots: Slots,
@@ -242,6 +244,7 @@ impl Courier {
             attempts: FuturesUnordered::new(),
             suspects: Vec::new(),
             again: VecDeque::new(),
+            probes: 0,
             retries: BinaryHeap::new(),
             slots: Slots { own, shared, spare: None },
             outcomes: Vec::new(),
@@ -350,7 +353,7 @@ impl Work {
 
     fn admit(&mut self, Item { receipt, event, capture }: Item) {
         let ticket = self.ticket();
-        let keys = cloudevents::keys(&event, &capture, &self.aim.target.ordering);
+        let keys = format::keys(&event, &capture, &self.aim.target.ordering);
         let (keys, wrong) = match keys {
             Ok(keys) => (keys, None),
             Err(error) => (Keys::None, Some(error.to_string())),
@@ -385,7 +388,7 @@ impl Work {
         for (Parked { seq, attempts, event }, capture) in events {
             let ticket = self.ticket();
             // The ordering may have changed meanwhile; what could not be read then was not parked.
-            let keys = cloudevents::keys(&event, &capture, &self.aim.target.ordering).unwrap_or(Keys::None);
+            let keys = format::keys(&event, &capture, &self.aim.target.ordering).unwrap_or(Keys::None);
             let lanes = lanes_of(&keys);
             self.lanes.readmit(ticket, lanes);
             let load =
@@ -445,9 +448,10 @@ impl Work {
             }
             let in_flight = InFlight::new(&self.courier.office.metrics, &self.aim.outlet, slot);
             let away = self.aim.outlet.reason().is_some();
+            self.probes += u64::from(away);
             let ticket = if due {
                 self.retries.pop().map(|Reverse((_, ticket))| ticket)
-            } else if away {
+            } else if away && self.probes.is_multiple_of(2) {
                 self.lanes.next().or_else(|| self.again.pop_front())
             } else {
                 self.again.pop_front().or_else(|| self.lanes.next())
@@ -462,23 +466,19 @@ impl Work {
     fn send(&mut self, ticket: Ticket, in_flight: InFlight) {
         let Some(Load { event, capture, keys, sent, .. }) = self.loads.get_mut(&ticket) else { return };
         let target = self.aim.target.clone();
-        let written = Noted::of(event).and_then(|noted| {
-            let headers = cloudevents::headers(&target, event, &noted, capture, keys)?;
-            Ok((headers, cloudevents::body(&target, event, &noted, &capture.table)?))
-        });
-        let (headers, body) = match written {
+        *sent = sent.saturating_add(1);
+        let written = match target.write(&[format::Item { event, capture, keys, attempt: *sent }]) {
             Ok(written) => written,
             Err(error) => return self.finish(ticket, Some(Failure { error: error.to_string(), ..Failure::default() })),
         };
         let Office { client, metrics, tally, .. } = &*self.courier.office;
-        if *sent > 0 {
+        if *sent > 1 {
             metrics.retries.inc();
             tally.retries();
         }
-        *sent = sent.saturating_add(1);
         let client = client.clone();
         let attempt = async move {
-            let attempt = sender::post(&client, &target, headers, body).await;
+            let attempt = sender::post(&client, &target, written).await;
             (ticket, attempt, in_flight)
         };
         self.attempts.push(attempt.boxed());
@@ -492,6 +492,7 @@ impl Work {
         let Some(load) = self.loads.get(&ticket) else { return };
         let statuses = &self.aim.target.statuses;
         let class = classify(statuses, attempt.ending);
+        let told = attempt.told();
         let Attempt { ending, detail, retry_after, body } = attempt;
         let status = match ending {
             Ending::Status(status) => Some(status),
@@ -518,7 +519,7 @@ impl Work {
                 let key = lanes_of(&load.keys).iter().next().copied().unwrap_or_else(|| alone(load.event.id));
                 let asked = retry_after.map(|asked| asked.min(self.aim.target.policy.retry_after_max));
                 let (suspicion, verdict) = in_flight.failed(sign(statuses, ending), key, asked);
-                self.last.clone_from(&detail);
+                self.last = told;
                 let failed = Failed { failure: Failure { status, error: detail, response: body }, retry_after };
                 self.decide(ticket, suspicion, verdict, failed);
             }
@@ -727,7 +728,7 @@ impl Work {
         let Aim { target, outlet } = &self.aim;
         if outlet.reason() != Some(Reason::Gone)
             || target.resume != before.target.resume
-            || target.url != before.target.url
+            || target.uri != before.target.uri
         {
             outlet.resume();
         }

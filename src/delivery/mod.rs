@@ -1,14 +1,17 @@
 //! Reading the log, sending, retrying.
 //!
 //! Plain functions and types decide: [`lanes`] the order, [`ledger`] the cursor, [`pass`] who reads with whom, [`retry`]
-//! what follows an attempt, [`cloudevents`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
+//! what follows an attempt, [`format`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
 //! commits, a [`courier`] for each subscription sends.
 
+mod addresses;
+mod auth;
 mod breaker;
-mod cloudevents;
 mod config;
 mod context;
 mod courier;
+mod format;
+mod http;
 mod lanes;
 mod ledger;
 mod metrics;
@@ -19,11 +22,15 @@ mod progress;
 mod retry;
 mod row;
 mod run;
+mod secrets;
 mod sender;
 mod session;
+pub(crate) mod signing;
 mod target;
+pub(crate) mod tls;
 
+pub use addresses::{AddressOptions, Addresses, Place};
 pub use config::Config;
 pub use metrics::Metrics;
 pub use progress::{Held, Monitor, Phase, Progress};
-pub use run::{Error, Options, run};
+pub use run::{Options, run};

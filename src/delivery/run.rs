@@ -6,9 +6,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config,
+    Addresses, Config,
+    http::Http,
     progress::{Monitor, Phase},
-    sender,
     session::{self, Given},
 };
 use crate::log::{ConnectError, Lease, Worker, WorkerError};
@@ -33,6 +33,8 @@ pub struct Options {
     pub holder: String,
     /// How long attempts that are under way may take to end after a shutdown.
     pub grace: Duration,
+    /// Where events may be sent.
+    pub addresses: Addresses,
 }
 
 impl Options {
@@ -40,18 +42,11 @@ impl Options {
     pub const GRACE: Duration = Duration::from_secs(25);
 }
 
-/// Why a worker cannot even start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The HTTP client.
-    #[error("failed to set up the HTTP client")]
-    Client(#[from] reqwest::Error),
-}
-
 /// Delivers one log's events until `shutdown`; then lets attempts under way end and returns. A failing database is
 /// waited for.
-pub async fn run(config: Config, options: Options, monitor: Monitor, shutdown: CancellationToken) -> Result<(), Error> {
-    let mut worker = Delivery { client: sender::client()?, config, options, monitor, shutdown, failures: 0 };
+pub async fn run(config: Config, options: Options, monitor: Monitor, shutdown: CancellationToken) {
+    let client = Http::new(options.addresses.clone());
+    let mut worker = Delivery { client, config, options, monitor, shutdown, failures: 0 };
     let mut known = None;
     loop {
         let began = Instant::now();
@@ -73,13 +68,12 @@ pub async fn run(config: Config, options: Options, monitor: Monitor, shutdown: C
         }
     }
     worker.monitor.phase(Phase::Stopped);
-    Ok(())
 }
 
 struct Delivery {
     config: Config,
     options: Options,
-    client: reqwest::Client,
+    client: Http,
     monitor: Monitor,
     shutdown: CancellationToken,
     /// To connect, or soon after, in a row.

@@ -1,20 +1,25 @@
 //! One attempt: a POST and how it ended.
 
-use std::{error::Error as _, fmt::Write as _, sync::Arc, time::Duration};
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::HeaderMap;
-use reqwest::{Client, Response, redirect};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use jiff::Timestamp;
+use tokio::time::Instant;
 
-use super::{retry::Ending, target::Target};
+use super::{
+    auth::Token,
+    format::Written,
+    http::{Answer, Http, Silence, exchange},
+    retry::Ending,
+    signing,
+    target::Target,
+};
 
 /// Most of a response's body that is read; the rest is not waited for.
 const BODY: usize = 4096;
-/// Most of a failure's text that is kept, in bytes.
-const DETAIL: usize = 1024;
-/// Shorter than the shortest keep-alive in common use (Node's 5 s): a connection that the sink closes while a request
-/// is on its way costs an attempt.
-const IDLE: Duration = Duration::from_secs(4);
+/// Most of a text that is kept of a failure, in bytes.
+const KEPT: usize = 1024;
 
 /// How an attempt ended, and what to keep of it for people.
 #[derive(Clone, Debug)]
@@ -22,103 +27,144 @@ pub(super) struct Attempt {
     pub(super) ending: Ending,
     /// Empty if it was delivered. Bounded; neither URL nor secrets in it.
     pub(super) detail: String,
-    /// How long the sink wants to be left alone.
-    pub(super) retry_after: Option<Duration>,
-    /// The beginning of what it answered, unless it was delivered; bounded, without secrets.
+    /// The beginning of what the sink answered, unless it took the event. Bounded; no secrets of ours in it.
     pub(super) body: String,
+    /// How long the sink asked to be left alone, if it did.
+    pub(super) retry_after: Option<Duration>,
 }
 
-/// The HTTP client of all sinks: no redirects (a POST would become a GET, and go where nobody has allowed it), no
-/// proxies from the environment, one pool of connections for each origin.
-pub(super) fn client() -> Result<Client, reqwest::Error> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has the default protocol versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .pool_idle_timeout(IDLE)
-        .user_agent(concat!("eventtrigger/", env!("CARGO_PKG_VERSION")))
-        .build()
+impl Attempt {
+    /// Why it failed, with what the sink said to it.
+    pub(super) fn told(&self) -> String {
+        let Self { detail, body, .. } = self;
+        if body.is_empty() { detail.clone() } else { format!("{detail}: {body}") }
+    }
 }
 
-/// Sends one event. `timeout` is from connecting to the end of the response.
-pub(super) async fn post(client: &Client, target: &Target, headers: HeaderMap, body: Bytes) -> Attempt {
-    let request =
-        client.post(target.url.clone()).headers(headers).body(body).timeout(target.policy.timeout).send().await;
-    let kept = |text: String| bounded(&target.redact(text));
-    let without = |ending, detail| Attempt { ending, detail: kept(detail), retry_after: None, body: String::new() };
-    match request {
-        Ok(response) => {
-            let status = response.status();
-            let retry_after = retry_after(response.headers());
-            // Read also after a success: only a connection that is read to the end can be used again.
-            let text = beginning(response).await;
-            let detail = match text.as_str() {
-                _ if status.is_success() => String::new(),
-                "" => status.to_string(),
-                text => format!("{status}: {text}"),
-            };
-            let body = if status.is_success() { String::new() } else { kept(text) };
-            Attempt { ending: Ending::Status(status.as_u16()), detail: kept(detail), retry_after, body }
+/// Sends one request. The policy's timeout is from connecting, or from asking for a token, to the end of the response.
+pub(super) async fn post(http: &Http, target: &Target, written: Written) -> Attempt {
+    let deadline = Instant::now() + target.policy.timeout;
+    let Some(tokens) = &target.tokens else {
+        return concluded(send(http, target, written, None, deadline).await, target, &[]);
+    };
+    let client = target.token_client(http);
+    let refused = |why: String| failed(Ending::Connection, bounded(&target.redact(why)));
+    let first = match tokens.token(client, None, deadline).await {
+        Ok(token) => token,
+        Err(why) => return refused(why),
+    };
+    let outcome = send(http, target, written.clone(), Some(&first), deadline).await;
+    if !outcome.as_ref().is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED) {
+        return concluded(outcome, target, &[&first]);
+    }
+    // It may have been revoked: one more try, with another one.
+    let second = match tokens.token(client, Some(&first), deadline).await {
+        Ok(token) => token,
+        Err(why) => return refused(why),
+    };
+    concluded(send(http, target, written, Some(&second), deadline).await, target, &[&first, &second])
+}
+
+async fn send(
+    http: &Http,
+    target: &Target,
+    written: Written,
+    token: Option<&Token>,
+    deadline: Instant,
+) -> Result<Answer, Silence> {
+    let Written { mut headers, body } = written;
+    if let Some(token) = token {
+        headers.insert(header::AUTHORIZATION, token.header.clone());
+    }
+    signing::sign(&target.signing, &mut headers, &body, Timestamp::now().as_second());
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = target.uri.clone();
+    *request.headers_mut() = headers;
+    exchange(target.client(http), request, BODY, deadline).await
+}
+
+/// `tokens` are those that the sink was sent.
+fn concluded(outcome: Result<Answer, Silence>, target: &Target, tokens: &[&Token]) -> Attempt {
+    let redact = |text: String| {
+        let text = tokens.iter().fold(text, |text, token| text.replace(&token.text, "[redacted]"));
+        bounded(&target.redact(text))
+    };
+    match outcome {
+        Ok(answer) => answered(&answer, redact),
+        Err(Silence::Timeout) => {
+            let timeout = humantime::format_duration(target.policy.timeout);
+            failed(Ending::Timeout, format!("no response within {timeout}"))
         }
-        Err(error) if error.is_timeout() => without(
-            Ending::Timeout,
-            format!("no response within {}", humantime::format_duration(target.policy.timeout)),
-        ),
-        Err(error) => without(Ending::Connection, causes(error)),
+        Err(Silence::Connection(why)) => failed(Ending::Connection, redact(why)),
     }
 }
 
-/// What the sink asks to be waited for.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+fn failed(ending: Ending, detail: String) -> Attempt {
+    Attempt { ending, detail, body: String::new(), retry_after: None }
 }
 
-/// The beginning of a response's body; what cannot be read in time is left out.
-async fn beginning(mut response: Response) -> String {
-    let mut body = Vec::new();
-    while body.len() < BODY {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(BODY - body.len())]),
-            Ok(None) | Err(_) => break,
-        }
+fn answered(answer: &Answer, redact: impl Fn(String) -> String) -> Attempt {
+    let Answer { status, headers, body } = answer;
+    let ending = Ending::Status(status.as_u16());
+    if status.is_success() {
+        return failed(ending, String::new());
     }
-    String::from_utf8_lossy(&body).into_owned()
+    let body = redact(String::from_utf8_lossy(body).into_owned());
+    Attempt { ending, detail: status.to_string(), body, retry_after: retry_after(headers, SystemTime::now()) }
 }
 
-/// The text of an error and of what caused it, without the URL: that may hold a token.
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
+/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3), which counts from the answer's own: clocks differ.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let after = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
     }
-    text
+    let date = httpdate::parse_http_date(after).ok()?;
+    let now = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or(now);
+    // A date that has passed: at once.
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// At most [`DETAIL`] bytes of it, and no control characters: PostgreSQL keeps no zero byte.
+/// At most [`KEPT`] bytes of it, and no control characters: PostgreSQL keeps no zero byte.
 fn bounded(text: &str) -> String {
     let mut kept: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    kept.truncate(kept.floor_char_boundary(DETAIL));
+    kept.truncate(kept.floor_char_boundary(KEPT));
     kept
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
     #[test]
     fn kept_text_is_bounded_and_without_control_characters() {
         assert_eq!(bounded("a\0b\nc"), "a b c");
         let kept = bounded(&"ä".repeat(2000));
-        assert_eq!((kept.len(), kept.chars().all(|c| c == 'ä')), (DETAIL, true));
+        assert_eq!((kept.len(), kept.chars().all(|c| c == 'ä')), (KEPT, true));
+    }
+
+    #[rstest]
+    #[case::seconds("120", None, Some(120))]
+    #[case::spaces(" 5 ", None, Some(5))]
+    #[case::date("Sun, 06 Nov 1994 08:49:47 GMT", None, Some(10))]
+    #[case::old_form("Sunday, 06-Nov-94 08:49:47 GMT", None, Some(10))]
+    #[case::passed("Sun, 06 Nov 1994 08:49:00 GMT", None, Some(0))]
+    #[case::by_the_sinks_clock("Sun, 06 Nov 1994 08:50:00 GMT", Some("Sun, 06 Nov 1994 08:49:00 GMT"), Some(60))]
+    #[case::negative("-1", None, None)]
+    #[case::fraction("1.5", None, None)]
+    #[case::words("later", None, None)]
+    fn retry_after_is_seconds_or_a_date(#[case] after: &str, #[case] date: Option<&str>, #[case] seconds: Option<u64>) {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777); // 06 Nov 1994 08:49:37
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, after.parse().unwrap());
+        if let Some(date) = date {
+            headers.insert(header::DATE, date.parse().unwrap());
+        }
+        assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs));
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 }

@@ -1,15 +1,26 @@
 //! A definition made ready to send: URL and headers checked, secrets filled in. Pure.
 
-use std::collections::BTreeMap;
+use std::{fmt, sync::OnceLock};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, Uri, header};
+use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
-use super::{Config, cloudevents};
+use super::{
+    Config,
+    auth::{self, Tokens},
+    format,
+    http::{Client, Http},
+    secrets::{Reader, Secrets},
+    signing::{self, Key},
+    tls,
+};
 use crate::{
     log::{
         Definition,
-        definition::{Columns, Context, HeaderValue as Source, Ordering, Policy, SecretName, StatusRule},
+        definition::{
+            Auth, Columns, Context, Format, HeaderValue as Value, Ordering, Policy, SecretName, Sink, StatusRule,
+        },
     },
     name::ObjectName,
 };
@@ -28,7 +39,7 @@ const FRAMING: [HeaderName; 6] = [
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) trigger: ObjectName,
-    pub(super) url: Url,
+    pub(super) uri: Uri,
     /// The sink's own headers and those that every event of the subscription has.
     pub(super) headers: HeaderMap,
     pub(super) columns: Columns,
@@ -40,6 +51,16 @@ pub(super) struct Target {
     pub(super) resume: Option<String>,
     /// First half of every event's id.
     pub(super) log_id: String,
+    /// CloudEvents' `source`.
+    pub(super) source: String,
+    pub(super) format: Format,
+    /// What requests are signed with.
+    pub(super) signing: Vec<Key>,
+    /// Where tokens come from, if requests need them.
+    pub(super) tokens: Option<Tokens>,
+    /// TLS settings of its own, and of its token endpoint.
+    own: Option<Own>,
+    token_own: Option<Own>,
     /// Values of secrets: never to be shown.
     secrets: Secrets,
 }
@@ -53,8 +74,10 @@ pub(super) enum Hold {
     NoSink,
     #[error("sink URL: {0}; it must be an absolute http or https URL without user and password")]
     Url(String),
-    #[error("header {name}: the secret {secret} is not in the worker's configuration")]
-    MissingSecret { name: String, secret: String },
+    #[error("{what}: the secret {secret} is not in the worker's configuration")]
+    MissingSecret { what: String, secret: String },
+    #[error("{what}: {why}")]
+    Invalid { what: &'static str, why: String },
     #[error("header {0:?}: not a header name")]
     HeaderName(String),
     #[error("header {0}: its value has characters that a header cannot have, such as a line break at its end")]
@@ -63,13 +86,25 @@ pub(super) enum Hold {
     Reserved(HeaderName),
 }
 
-/// Hides secret values in what a sink answered.
-#[derive(Default)]
-struct Secrets(Vec<String>);
+/// A client for TLS settings that not every sink has; made when it is first needed.
+struct Own {
+    tls: ClientConfig,
+    client: OnceLock<Client>,
+}
 
-impl std::fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} secrets", self.0.len())
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TLS settings")
+    }
+}
+
+impl Own {
+    fn new(tls: ClientConfig) -> Self {
+        Self { tls, client: OnceLock::new() }
+    }
+
+    fn client(&self, http: &Http) -> &Client {
+        self.client.get_or_init(|| http.with(self.tls.clone()))
     }
 }
 
@@ -80,24 +115,24 @@ impl Target {
             return Err(Hold::Suspended);
         }
         let sink = definition.sink.as_ref().ok_or(Hold::NoSink)?;
-        let url: Url = sink.url.parse().map_err(|error: url::ParseError| Hold::Url(error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
-            return Err(Hold::Url("not of that form".to_owned()));
-        }
+        let uri = uri(&sink.url)?;
+        let mut reader = Reader { known: &config.secrets, hidden: Secrets::default() };
         let mut headers = HeaderMap::new();
-        let mut secrets = Secrets::default();
         for header in &sink.headers {
             let name: HeaderName = header.name.parse().map_err(|_| Hold::HeaderName(header.name.clone()))?;
-            if FRAMING.contains(&name) || cloudevents::sets(&name) {
+            if FRAMING.contains(&name) || format::sets(&name) || signing::sets(&name) {
                 return Err(Hold::Reserved(name));
             }
-            let value = secrets.look_up(&header.name, &header.value, &config.secrets)?;
+            let value = reader.header(&header.name, &header.value)?;
             headers.append(name, value);
         }
-        headers.extend(cloudevents::constant(&config.owner.log, &definition.trigger));
+        let source = format::cloudevents::source(&config.owner.log);
+        format::constant(&sink.format, &source, &definition.trigger, &mut headers);
+        let tokens = authorize(sink.auth.as_ref(), &mut headers, &mut reader)?;
+        let (own, token_own) = trust(sink, &mut reader)?;
         Ok(Self {
             trigger: definition.trigger.clone(),
-            url,
+            uri,
             headers,
             columns: definition.columns.clone(),
             context: definition.context.clone(),
@@ -106,38 +141,96 @@ impl Target {
             statuses: sink.statuses.clone(),
             resume: sink.resume.clone(),
             log_id: log_id.to_owned(),
-            secrets,
+            source,
+            format: sink.format.clone(),
+            signing: sink.signing.iter().map(|name| key(name, &reader)).collect::<Result<_, _>>()?,
+            tokens,
+            own,
+            token_own,
+            secrets: reader.hidden,
         })
+    }
+
+    /// What it is sent with.
+    pub(super) fn client<'a>(&'a self, http: &'a Http) -> &'a Client {
+        self.own.as_ref().map_or_else(|| http.common(), |own| own.client(http))
+    }
+
+    /// What its tokens are asked for with.
+    pub(super) fn token_client<'a>(&'a self, http: &'a Http) -> &'a Client {
+        self.token_own.as_ref().map_or_else(|| http.common(), |own| own.client(http))
     }
 
     /// `text` without the values of secrets, for a sink may echo what it was sent.
     pub(super) fn redact(&self, text: String) -> String {
-        self.secrets.0.iter().fold(text, |text, secret| text.replace(secret, "[redacted]"))
+        self.secrets.redact(text)
     }
 }
 
-impl Secrets {
-    fn look_up(
-        &mut self,
-        name: &str,
-        source: &Source,
-        known: &BTreeMap<SecretName, String>,
-    ) -> Result<HeaderValue, Hold> {
-        let invalid = |_| Hold::HeaderValue(name.to_owned());
-        match source {
-            Source::Literal(value) => HeaderValue::from_str(value).map_err(invalid),
-            Source::Secret(secret) => {
-                let text = known
-                    .get(secret)
-                    .ok_or_else(|| Hold::MissingSecret { name: name.to_owned(), secret: secret.0.clone() })?;
-                let mut value = HeaderValue::from_str(text).map_err(invalid)?;
-                value.set_sensitive(true);
-                // `Bearer abc` must not come back as `abc` either.
-                self.0.extend(text.split_whitespace().filter(|part| part.len() >= 6).map(str::to_owned));
-                Ok(value)
-            }
-        }
+fn uri(url: &str) -> Result<Uri, Hold> {
+    let url: Url = url.parse().map_err(|error: url::ParseError| Hold::Url(error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
+        return Err(Hold::Url("not of that form".to_owned()));
     }
+    url.as_str().parse().map_err(|_| Hold::Url("it has characters that a request cannot have".to_owned()))
+}
+
+fn key(name: &SecretName, reader: &Reader<'_>) -> Result<Key, Hold> {
+    let what = "signing";
+    Key::parse(reader.unsent(what, name)?).map_err(|error| Hold::Invalid { what, why: error.to_string() })
+}
+
+/// Sets what is always the same; returns where the rest comes from.
+fn authorize(auth: Option<&Auth>, headers: &mut HeaderMap, reader: &mut Reader<'_>) -> Result<Option<Tokens>, Hold> {
+    let value = match auth {
+        None | Some(Auth::Certificate { .. }) => return Ok(None),
+        Some(Auth::Bearer(name)) => format!("Bearer {}", reader.secret("auth.bearer", name)?),
+        Some(Auth::Basic { username, password }) => {
+            let username = reader.text("auth.basic.username", username)?.into_owned();
+            auth::basic(&username, reader.secret("auth.basic.password", password)?)
+        }
+        Some(Auth::OAuth2(client)) => {
+            let endpoint = uri(&client.token_url)?;
+            let id = reader.text("auth.oauth2ClientCredentials.clientId", &client.client_id)?.into_owned();
+            let secret = reader.secret("auth.oauth2ClientCredentials.clientSecret", &client.client_secret)?;
+            return Ok(Some(Tokens::new(endpoint, &id, secret, &client.scopes, client.audience.as_deref())));
+        }
+    };
+    reader.hidden.hide(&value);
+    let value = auth::sensitive(&value).ok_or_else(|| Hold::HeaderValue("Authorization".to_owned()))?;
+    headers.insert(header::AUTHORIZATION, value);
+    Ok(None)
+}
+
+/// TLS settings of the sink and of its token endpoint, where they are not everybody's. The endpoint may be a public one: it is
+/// trusted also if a public authority vouches for it.
+fn trust(sink: &Sink, reader: &mut Reader<'_>) -> Result<(Option<Own>, Option<Own>), Hold> {
+    let invalid = |what| move |error: tls::BadPem| Hold::Invalid { what, why: error.to_string() };
+    let mut authorities = Vec::new();
+    for pem in &sink.authorities {
+        let pem = match pem {
+            Value::Literal(pem) => pem,
+            Value::Secret(name) => reader.unsent("tls.ca", name)?,
+        };
+        authorities.extend(tls::certificates(pem).map_err(invalid("tls.ca"))?);
+    }
+    let trusted = || match authorities.as_slice() {
+        [] => tls::public(),
+        some => tls::and(RootCertStore::empty(), some),
+    };
+    let own = match &sink.auth {
+        Some(Auth::Certificate { certificate, key }) => {
+            let what = "auth.clientCertificate";
+            let (chain, key) = (reader.unsent(what, certificate)?, reader.unsent(what, key)?);
+            let identified = tls::identity(chain, key).and_then(|identity| tls::identified(trusted(), identity));
+            Some(Own::new(identified.map_err(invalid(what))?))
+        }
+        _ if authorities.is_empty() => None,
+        _ => Some(Own::new(tls::anonymous(trusted()))),
+    };
+    let asks = matches!(sink.auth, Some(Auth::OAuth2(_))) && !authorities.is_empty();
+    let token_own = asks.then(|| Own::new(tls::anonymous(tls::and(tls::public(), &authorities))));
+    Ok((own, token_own))
 }
 
 #[cfg(test)]
@@ -149,7 +242,7 @@ pub(super) mod tests {
         api::TlsMode,
         log::{
             ConnectConfig, Owner,
-            definition::{Header, Operations, Sink},
+            definition::{Header, HeaderValue as Source, Operations},
         },
         name::{Ident, TableName},
     };
@@ -180,10 +273,46 @@ pub(super) mod tests {
             context: Context::default(),
             replicated: false,
             ordering: crate::log::definition::Ordering::default(),
-            sink: Some(Sink { headers, ..Sink::to(url.to_owned()) }),
+            sink: Some(Sink { headers, ..Sink::to(url) }),
             policy: Policy::default(),
             suspend: false,
         }
+    }
+
+    fn with(auth: Auth, secrets: &[(&str, &str)]) -> Result<Target, Hold> {
+        let mut definition = definition("https://billing/x", Vec::new());
+        definition.sink = definition.sink.map(|sink| Sink { auth: Some(auth), ..sink });
+        let mut config = config();
+        config.secrets.extend(secrets.iter().map(|(key, value)| (named(key), (*value).to_owned())));
+        Target::new(&definition, &config, "l")
+    }
+
+    fn named(key: &str) -> SecretName {
+        SecretName::new("shop", "billing", key)
+    }
+
+    #[test]
+    fn fixed_credentials_are_a_header_and_hidden_however_they_are_written() {
+        let target = with(Auth::Bearer(named("bearer")), &[("bearer", "abc-123-def")]).unwrap();
+        assert_eq!(target.headers["authorization"], "Bearer abc-123-def");
+        let user = Value::Literal("Aladdin".to_owned());
+        let basic = Auth::Basic { username: user, password: named("password") };
+        let target = with(basic, &[("password", "open sesame")]).unwrap();
+        assert_eq!(target.headers["authorization"], "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert!(target.headers["authorization"].is_sensitive());
+        let echoed = "open sesame, QWxhZGRpbjpvcGVuIHNlc2FtZQ==".to_owned();
+        assert_eq!(target.redact(echoed), "[redacted], [redacted]");
+    }
+
+    #[test]
+    fn a_key_that_is_none_holds_delivery_and_is_not_repeated() {
+        let mut definition = definition("http://billing/x", Vec::new());
+        definition.sink = definition.sink.map(|sink| Sink { signing: vec![named("token")], ..sink });
+        let hold = Target::new(&definition, &config(), "l").unwrap_err().to_string();
+        assert!(hold.starts_with("signing: it does not begin with whsec_") && !hold.contains("abc-123"), "{hold}");
+        let certificate = Auth::Certificate { certificate: named("token"), key: named("token") };
+        let hold = with(certificate, &[]).unwrap_err().to_string();
+        assert_eq!(hold, "auth.clientCertificate: it holds no certificate in PEM");
     }
 
     fn secret(key: &str) -> Vec<Header> {

@@ -102,8 +102,8 @@ impl Context {
     }
 }
 
-/// Where events go.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// Where events go, and how they are sent there.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Sink {
     /// The URL to POST to.
     pub url: String,
@@ -121,19 +121,102 @@ pub struct Sink {
     /// The EventSink's annotation `eventtrigger.dev/resume`: a sink that said that it is gone is resumed when it changes.
     #[serde(default)]
     pub resume: Option<String>,
+    /// What a request looks like.
+    #[serde(default)]
+    pub format: Format,
+    /// Keys that requests are signed with, in the notation of Standard Webhooks.
+    #[serde(default)]
+    pub signing: Vec<SecretName>,
+    /// How requests are authorized.
+    #[serde(default)]
+    pub auth: Option<Auth>,
+    /// Authorities to trust, in PEM; none: the public ones.
+    #[serde(default)]
+    pub authorities: Vec<HeaderValue>,
+}
+
+/// What a request looks like.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Format {
+    /// CloudEvents 1.0.
+    CloudEvents(Mode),
+    /// As Hasura's event triggers.
+    Hasura {
+        /// What `trigger.name` says; `None`: the EventTrigger's name.
+        trigger: Option<String>,
+    },
+}
+
+impl Default for Format {
+    fn default() -> Self {
+        Self::CloudEvents(Mode::Binary)
+    }
+}
+
+/// A mode of CloudEvents.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Mode {
+    /// Attributes in headers.
+    Binary,
+    /// Attributes in the body.
+    Structured,
+    /// Several events, each as in structured mode, in one body.
+    Batch(Batch),
+}
+
+/// How large a batch gets, and how long it waits for more.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Batch {
+    /// Most events.
+    pub max_events: u32,
+    /// Most bytes of the body; one event that is larger goes alone.
+    pub max_bytes: u64,
+    /// How long the first event waits for others.
+    pub linger: Duration,
+}
+
+/// How requests are authorized.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Auth {
+    /// A token.
+    Bearer(SecretName),
+    /// User and password.
+    Basic {
+        /// The user's name.
+        username: HeaderValue,
+        /// The password.
+        password: SecretName,
+    },
+    /// Tokens from an authorization server.
+    OAuth2(ClientCredentials),
+    /// A certificate of ours.
+    Certificate {
+        /// It and those that vouch for it, in PEM.
+        certificate: SecretName,
+        /// Its private key, in PEM.
+        key: SecretName,
+    },
+}
+
+/// How to get tokens.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ClientCredentials {
+    /// The token endpoint.
+    pub token_url: String,
+    /// The client's name.
+    pub client_id: HeaderValue,
+    /// Its secret.
+    pub client_secret: SecretName,
+    /// What the token is to be good for.
+    pub scopes: Vec<String>,
+    /// Whom it is for.
+    pub audience: Option<String>,
 }
 
 impl Sink {
     /// A URL, and nothing special about it.
     pub fn to(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            headers: Vec::new(),
-            name: None,
-            limits: Limits::default(),
-            statuses: Vec::new(),
-            resume: None,
-        }
+        Self { url: url.into(), ..Self::default() }
     }
 }
 
@@ -171,7 +254,7 @@ pub struct Header {
     pub value: HeaderValue,
 }
 
-/// A header's value, or where to find it.
+/// A value, such as a header's, or where to find it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum HeaderValue {
     /// Not secret.

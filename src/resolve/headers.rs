@@ -49,7 +49,7 @@ pub(super) async fn headers(
 }
 
 /// Never repeats the value.
-fn legal(value: &str, field: &str, what: &str) -> Result<(), Problem> {
+pub(super) fn legal(value: &str, field: &str, what: &str) -> Result<(), Problem> {
     let fault = if value.ends_with('\n') {
         "ends with a line break; write it without one (echo -n, printf)"
     } else if !value.chars().all(|c| c == '\t' || (' '..='~').contains(&c)) {

@@ -5,6 +5,7 @@ mod connection;
 mod definition;
 mod headers;
 mod secret;
+mod security;
 mod service;
 mod sink;
 mod table;
@@ -74,7 +75,7 @@ impl Problem {
     }
 }
 
-/// Values of the Secrets that headers come from. `Debug` leaves the values out.
+/// Values of Secrets that workers need. `Debug` leaves the values out.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Secrets(pub BTreeMap<SecretName, String>);
 

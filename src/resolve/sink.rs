@@ -4,10 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use url::Url;
 
-use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, service};
+use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, security::Found, service};
 use crate::{
     api::{self, Destination, DestinationRef, EventSink},
-    log::definition::{Header, Limits, Sink, StatusRule},
+    log::definition::{Format, Limits, Mode, Sink, StatusRule},
 };
 
 const CROSS_NAMESPACE: &str = "CrossNamespaceNotAllowed";
@@ -23,7 +23,7 @@ pub struct Target {
     pub sink: Sink,
     /// The policy of the EventSink, if it is one.
     pub delivery: api::Delivery,
-    /// The values of the headers that come from Secrets.
+    /// The values that come from Secrets.
     pub secrets: Secrets,
 }
 
@@ -69,20 +69,26 @@ async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Targe
         .into());
     }
     let url = place.url(sink.spec.reference.as_ref(), sink.spec.uri.as_deref()).await?;
-    let (headers, secrets): (Vec<Header>, _) = headers::headers(&sink.spec.headers, &namespace, objects).await?;
-    let limits = sink.spec.limits.clone().unwrap_or_default();
-    let sink_of = Sink {
+    let (headers, mut secrets) = headers::headers(&sink.spec.headers, &namespace, objects).await?;
+    let mut found = Found { namespace: &namespace, objects, secrets: &mut secrets };
+    let spec = &sink.spec;
+    let limits = spec.limits.clone().unwrap_or_default();
+    let target = Sink {
         headers,
+        format: spec.format.as_ref().map(format).unwrap_or_default(),
+        signing: found.signing(spec.signing.as_ref()).await?,
+        auth: found.auth(spec).await?,
+        authorities: found.authorities(spec).await?,
         name: Some(format!("{namespace}/{}", sink.name_any())),
         limits: Limits {
             in_flight: limits.in_flight.unwrap_or(Limits::default().in_flight),
             per_second: limits.per_second,
         },
-        statuses: sink.spec.status_codes.as_ref().map(rules).unwrap_or_default(),
+        statuses: spec.status_codes.as_ref().map(rules).unwrap_or_default(),
         resume: sink.annotations().get(RESUME).cloned(),
         ..Sink::to(url)
     };
-    Ok(Target { sink: sink_of, delivery: sink.spec.delivery.clone().unwrap_or_default(), secrets })
+    Ok(Target { sink: target, delivery: spec.delivery.clone().unwrap_or_default(), secrets })
 }
 
 /// Of a sink that said that it is gone: another value makes it be tried again.
@@ -101,6 +107,16 @@ fn rules(codes: &api::StatusCodes) -> Vec<StatusRule> {
     let mut rules: Vec<_> = all.filter_map(rule).collect();
     rules.sort_by_key(|rule| rule.to - rule.from);
     rules
+}
+
+fn format(api::Format { cloud_events, hasura }: &api::Format) -> Format {
+    if let Some(api::Hasura { trigger_name }) = hasura {
+        return Format::Hasura { trigger: trigger_name.clone() };
+    }
+    Format::CloudEvents(match cloud_events.as_ref().and_then(|cloud_events| cloud_events.mode).unwrap_or_default() {
+        api::CloudEventsMode::Binary => Mode::Binary,
+        api::CloudEventsMode::Structured => Mode::Structured,
+    })
 }
 
 fn is_event_sink(reference: &DestinationRef) -> bool {
@@ -258,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::definition::{HeaderValue, SecretName},
+        log::definition::{Header, HeaderValue, SecretName},
         resolve::testing::{Manifests, from_yaml},
     };
 

@@ -9,7 +9,7 @@ use super::{
     embedded::{self, Major},
     manifests::Settings,
 };
-use crate::name::ObjectName;
+use crate::{delivery::AddressOptions, name::ObjectName};
 
 /// Which manifests, and which database.
 #[derive(Args, Clone, Debug)]
@@ -65,6 +65,10 @@ pub struct RunOptions {
     /// Address to serve /livez, /readyz and /metrics at, such as 127.0.0.1:9090. Default: none.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
+
+    /// Where events may be sent; loopback is allowed here.
+    #[command(flatten)]
+    pub addresses: AddressOptions,
 }
 
 /// What `plan` is told.

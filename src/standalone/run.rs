@@ -15,7 +15,10 @@ use super::{
     table::Table,
     tended::{Idleness, Tended},
 };
-use crate::{delivery, server};
+use crate::{
+    delivery::{self, Addresses, Place},
+    server,
+};
 
 /// Between two looks at the database: what was dropped by hand is back within this, and a table that is made later is
 /// captured within this.
@@ -76,6 +79,7 @@ async fn tend(
     metrics: &delivery::Metrics,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Ending, Option<Server>)> {
+    let addresses = Addresses::new(Place::Local, &options.addresses);
     let mut table = Table::default();
     let mut server = None;
     let mut listener = listener;
@@ -93,7 +97,7 @@ async fn tend(
                 () = stop.cancelled() => return Ok((Ending::Success, server)),
             }
             for log in &mut *logs {
-                log.deliver(metrics, stop);
+                log.deliver(&addresses, metrics, stop);
             }
             if let Some(listener) = listener.take_if(|_| logs.iter().all(|log| log.progress().is_some())) {
                 server = Some(tokio::spawn(server::serve(listener, readiness(logs), registry.clone(), stop.clone())));

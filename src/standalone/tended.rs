@@ -15,7 +15,7 @@ use super::{
     wanted::WantedLog,
 };
 use crate::{
-    delivery::{self, Phase, Progress},
+    delivery::{self, Addresses, Phase, Progress},
     log::{Admin, AdminError, ConnectConfig, Holding},
     name::ObjectName,
 };
@@ -64,7 +64,7 @@ pub(super) struct Tended {
 
 struct Delivery {
     progress: watch::Receiver<Progress>,
-    task: JoinHandle<Result<(), delivery::Error>>,
+    task: JoinHandle<()>,
 }
 
 impl Tended {
@@ -184,7 +184,7 @@ impl Tended {
 
     /// Starts delivery, once the log is there and every EventTrigger had its chance: a worker that knew none of them
     /// would call itself idle.
-    pub(super) fn deliver(&mut self, metrics: &delivery::Metrics, shutdown: &CancellationToken) {
+    pub(super) fn deliver(&mut self, addresses: &Addresses, metrics: &delivery::Metrics, shutdown: &CancellationToken) {
         if self.delivery.is_some() || self.admin.is_none() || self.trouble.is_some() {
             return;
         }
@@ -196,7 +196,7 @@ impl Tended {
             secrets: secrets.0.clone(),
         };
         let holder = format!("eventtrigger run, process {}", std::process::id());
-        let options = delivery::Options { holder, grace: delivery::Options::GRACE };
+        let options = delivery::Options { holder, grace: delivery::Options::GRACE, addresses: addresses.clone() };
         let (monitor, progress) = delivery::Monitor::new(metrics);
         let task = tokio::spawn(delivery::run(config, options, monitor, shutdown.clone()));
         self.delivery = Some(Delivery { progress, task });
@@ -221,10 +221,8 @@ impl Tended {
     /// Waits for delivery's end, after its shutdown.
     pub(super) async fn end(self) -> Progress {
         let Some(Delivery { progress, task }) = self.delivery else { return Progress::default() };
-        match task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!("delivery: {}", super::fault::explain(&error)),
-            Err(panic) => tracing::error!("delivery: {panic}"),
+        if let Err(panic) = task.await {
+            tracing::error!("delivery: {panic}");
         }
         progress.borrow().clone()
     }

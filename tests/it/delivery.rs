@@ -7,7 +7,7 @@ use std::{
 
 use eventtrigger::{
     api::BackoffPolicy,
-    delivery::{self, Config, Metrics, Monitor, Options, Phase, Progress},
+    delivery::{self, AddressOptions, Addresses, Config, Metrics, Monitor, Options, Phase, Place, Progress},
     log::{
         Definition,
         definition::{Columns, Context, Header, HeaderValue, Limits, Ordering, Policy, SecretName, Sink},
@@ -41,12 +41,18 @@ impl Running {
     }
 
     fn with(config: Config, grace: Duration) -> Self {
+        // Where the receivers of these tests are.
+        let addresses = Addresses::new(Place::Local, &AddressOptions::default());
+        Self::sending_to(addresses, config, grace)
+    }
+
+    fn sending_to(addresses: Addresses, config: Config, grace: Duration) -> Self {
         let mut registry = Registry::default();
         let (monitor, progress) = Monitor::new(&Metrics::register(&mut registry));
         let shutdown = CancellationToken::new();
-        let options = Options { holder: "test".to_owned(), grace };
+        let options = Options { holder: "test".to_owned(), grace, addresses };
         let worker = delivery::run(config, options, monitor, shutdown.clone());
-        let task = tokio::spawn(async move { worker.await.expect("start a worker") });
+        let task = tokio::spawn(worker);
         Self { task, progress, shutdown, registry }
     }
 
@@ -334,7 +340,10 @@ async fn an_event_that_is_given_up_is_a_dead_letter_and_the_next_of_its_key_goes
     assert_eq!(dead.len(), 2, "{dead:?}");
     assert_eq!((&*dead[0].0, dead[0].1, dead[0].2, dead[0].3), ("exhausted", 1, 3, Some(500)));
     assert_eq!((&*dead[1].0, dead[1].1, dead[1].2, dead[1].3), ("refused", 1, 1, Some(422)));
-    assert!(dead[0].4.starts_with("500 Internal Server Error: ") && dead[0].4.contains("[redacted]"), "{}", dead[0].4);
+    assert_eq!(dead[0].4, "500 Internal Server Error");
+    let response = database.client.query_one("SELECT response FROM eventlog.dead_letter WHERE status = 500", &[]).await;
+    let response: String = response.unwrap().get(0);
+    assert!(response.contains("[redacted]") && !response.contains("very-secret"), "{response}");
     assert!(dead.iter().all(|letter| !letter.4.contains("very-secret") && letter.5.as_ref() == Some(&row)), "{dead:?}");
 }
 
@@ -887,5 +896,22 @@ async fn a_sink_is_sent_no_more_at_a_time_than_its_limits_say() {
     let took = hits.last().unwrap().at - hits[0].at;
     assert!(took >= Duration::from_millis(1900), "100 requests at 50 a second took {took:?}");
     assert!(receiver.most_at_once() <= 3, "{}", receiver.most_at_once());
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_the_cluster_forbids_is_not_connected_to_and_the_event_waits() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
+    let addresses = Addresses::new(Place::Cluster, &AddressOptions::default());
+    let mut worker = Running::sending_to(addresses, config(&database), Duration::from_secs(10));
+    database.run("INSERT INTO orders VALUES (1)").await;
+    worker.until("a refused attempt", |progress| progress.attempts > 0).await;
+    worker.stop().await;
+    assert_eq!(receiver.begun("/"), 0);
+    // Where it is allowed, it arrives.
+    let worker = Running::start(&database);
+    receiver.until("the event that waited", |hits| hits.len() == 1).await;
     worker.stop().await;
 }

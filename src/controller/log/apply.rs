@@ -48,7 +48,7 @@ pub(super) async fn workers(log: &EventLog, ctx: &Context, connection: ConnectCo
     };
     let secret = apply(log, ctx, &build::secret(log, &config)).await?;
     let version = secret.resource_version().unwrap_or_default();
-    apply(log, ctx, &build::deployment(log, &ctx.image, &version)).await
+    apply(log, ctx, &build::deployment(log, &ctx.image, &ctx.addresses, &version)).await
 }
 
 /// The header values that the sinks of the log's triggers need. A sink that cannot be resolved gets no events, and so

@@ -19,7 +19,10 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 
-use crate::{api::EventLog, delivery::Config};
+use crate::{
+    api::EventLog,
+    delivery::{AddressOptions, Config},
+};
 
 /// Selects the Deployments to watch.
 pub(in crate::controller) const MANAGED: &str =
@@ -74,7 +77,7 @@ pub(super) fn secret(log: &EventLog, config: &Config) -> Secret {
 
 /// The workers, started with the given version of the Secret. They get no API token: all that they need is in the Secret
 /// and in the log.
-pub(super) fn deployment(log: &EventLog, image: &str, secret_version: &str) -> Deployment {
+pub(super) fn deployment(log: &EventLog, image: &str, addresses: &AddressOptions, secret_version: &str) -> Deployment {
     let selector = selector(log);
     Deployment {
         metadata: metadata(log),
@@ -94,7 +97,7 @@ pub(super) fn deployment(log: &EventLog, image: &str, secret_version: &str) -> D
                     annotations: Some(BTreeMap::from([(SECRET_VERSION.to_owned(), secret_version.to_owned())])),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(log, image)),
+                spec: Some(pod(log, image, addresses)),
             },
             ..DeploymentSpec::default()
         }),
@@ -102,7 +105,7 @@ pub(super) fn deployment(log: &EventLog, image: &str, secret_version: &str) -> D
     }
 }
 
-fn pod(log: &EventLog, image: &str) -> PodSpec {
+fn pod(log: &EventLog, image: &str, addresses: &AddressOptions) -> PodSpec {
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -115,7 +118,7 @@ fn pod(log: &EventLog, image: &str) -> PodSpec {
             ..PodSecurityContext::default()
         }),
         termination_grace_period_seconds: Some(GRACE),
-        containers: vec![container(log, image)],
+        containers: vec![container(log, image, addresses)],
         volumes: Some(vec![Volume {
             name: "config".to_owned(),
             secret: Some(SecretVolumeSource {
@@ -130,7 +133,9 @@ fn pod(log: &EventLog, image: &str) -> PodSpec {
     }
 }
 
-fn container(log: &EventLog, image: &str) -> Container {
+fn container(log: &EventLog, image: &str, addresses: &AddressOptions) -> Container {
+    let mut arguments = ["deliver", "--config", &format!("{FOLDER}/{CONFIG}")].map(str::to_owned).to_vec();
+    arguments.extend(addresses.arguments());
     let probe = |path: &str, period: i32| Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
@@ -143,7 +148,7 @@ fn container(log: &EventLog, image: &str) -> Container {
     Container {
         name: "deliver".to_owned(),
         image: Some(image.to_owned()),
-        args: Some(["deliver", "--config", &format!("{FOLDER}/{CONFIG}")].map(str::to_owned).to_vec()),
+        args: Some(arguments),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
             container_port: 8080,
@@ -200,7 +205,18 @@ mod tests {
 
     #[test]
     fn the_workers() {
-        insta::assert_yaml_snapshot!(deployment(&log(), "eventtrigger:dev", "4711"));
+        insta::assert_yaml_snapshot!(deployment(&log(), "eventtrigger:dev", &AddressOptions::default(), "4711"));
+    }
+
+    #[test]
+    fn the_clusters_addresses_are_told_to_the_workers() {
+        let addresses = AddressOptions {
+            allow_addresses: vec!["127.0.0.0/8".parse().unwrap()],
+            deny_addresses: vec!["10.0.0.0/8".parse().unwrap()],
+        };
+        let pod = deployment(&log(), "i", &addresses, "1").spec.unwrap().template.spec.unwrap();
+        let arguments = pod.containers[0].args.clone().unwrap();
+        assert_eq!(arguments[3..], ["--allow-addresses=127.0.0.0/8", "--deny-addresses=10.0.0.0/8"]);
     }
 
     #[test]
@@ -226,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_watch_selects_the_deployment() {
-        let labels = deployment(&log(), "i", "1").metadata.labels.unwrap();
+        let labels = deployment(&log(), "i", &AddressOptions::default(), "1").metadata.labels.unwrap();
         for pair in MANAGED.split(',') {
             let (key, value) = pair.split_once('=').unwrap();
             assert_eq!(labels[key], value);

@@ -27,6 +27,7 @@ use self::{
 use super::{
     Config,
     courier::{News, Office, Order, Outcome, Report},
+    http::Http,
     metrics::Gauges,
     outlet::Outlets,
     pass::Pass,
@@ -56,7 +57,7 @@ const REPORTS: usize = 256;
 /// What a session is given.
 pub(super) struct Given<'a> {
     pub(super) config: &'a Config,
-    pub(super) client: reqwest::Client,
+    pub(super) client: Http,
     pub(super) monitor: &'a Monitor,
     /// For attempts that are under way at the end.
     pub(super) grace: Duration,

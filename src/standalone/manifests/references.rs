@@ -47,19 +47,18 @@ pub(super) fn check(manifests: &mut Manifests, environment: &BTreeMap<String, St
         {
             mistakes.push(manifests.mistake("EventSink", name, "spec.ref.name", format!("spec.ref: {what}")));
         }
-        for (index, header) in sink.spec.headers.iter().enumerate() {
-            let Some(source) = &header.value_from else { continue };
-            let SecretKeySelector { name: secret, key } = &source.secret_key_ref;
+        for (field, SecretKeySelector { name: secret, key }) in sink.spec.secrets() {
             let secret = ObjectName::new(&name.namespace, secret);
-            if holds(manifests, &secret, key) {
+            if holds(manifests, &secret, &key) {
                 continue;
             }
-            let variable = variable(&secret, key);
+            let variable = variable(&secret, &key);
             if let Some(value) = environment.get(&variable) {
                 from_environment.push((secret, key.clone(), value.clone()));
                 continue;
             }
-            let field = format!("spec.headers[{index}].valueFrom.secretKeyRef");
+            // A `secretRef` is there itself.
+            let field = if field.ends_with("Ref") { field } else { format!("{field}.secretKeyRef") };
             let what = format!(
                 "{field}: there is no Secret {secret} with a key {key:?}; add it to the manifests, or set the environment \
                  variable {variable}"

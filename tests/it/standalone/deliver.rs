@@ -37,7 +37,8 @@ async fn a_worker_delivers_with_the_secrets_of_its_file_answers_probes_and_ends_
     let file = folder.path().join("delivery.json");
     std::fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
     let address = free_address();
-    let args = ["deliver", "--config", file.to_str().unwrap(), "--listen", &address];
+    let loopback = "--allow-addresses=127.0.0.0/8";
+    let args = ["deliver", "--config", file.to_str().unwrap(), "--listen", &address, loopback];
     let worker = Running::start(&mut eventtrigger(&args), folder.path());
     let get = async |path: &str| match reqwest::get(format!("http://{address}{path}")).await {
         Ok(response) => (response.status().as_u16(), response.text().await.unwrap()),

@@ -1,0 +1,249 @@
+//! What a request says: events become headers and a body. Pure.
+
+pub(super) mod cloudevents;
+mod hasura;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{
+    lanes::Keys,
+    row::{NotARow, Row},
+    signing,
+    target::Target,
+};
+use crate::{
+    log::{
+        Capture, Event, Operation,
+        definition::{Columns, Format, Mode, Ordering},
+    },
+    name::{Ident, ObjectName},
+};
+
+/// What a segment of a URI's path must not hold as it is (RFC 3986 §3.3, `pchar`).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+
+/// W3C's header for the trace that a request belongs to.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("eventtrigger/", env!("CARGO_PKG_VERSION")));
+
+/// An event to send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Item<'a> {
+    pub(super) event: &'a Event,
+    /// What caught it.
+    pub(super) capture: &'a Capture,
+    /// Its keys, as [`keys`] told them.
+    pub(super) keys: &'a Keys<String>,
+    /// Which attempt this is, from 1.
+    pub(super) attempt: u32,
+}
+
+/// A request, but for what belongs to the attempt: signature and token.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Target {
+    /// The request that sends `items`: several in batch mode, else one.
+    ///
+    /// In every format `webhook-id` is the event's id. Fails as a whole if the log's row of one of them is broken.
+    pub(super) fn write(&self, items: &[Item<'_>]) -> Result<Written, NotARow> {
+        let [first, ..] = items else { panic!("there is always an event to send") };
+        let mut written = match &self.format {
+            Format::CloudEvents(Mode::Binary) => cloudevents::binary(self, first)?,
+            Format::CloudEvents(Mode::Structured) => cloudevents::structured(self, first)?,
+            Format::CloudEvents(Mode::Batch(_)) => return cloudevents::batch(self, items),
+            Format::Hasura { trigger } => hasura::event(self, trigger.as_deref(), first)?,
+        };
+        written.headers.insert(signing::ID, plain(&self.id(first.event)));
+        Ok(written)
+    }
+
+    /// An event's name for ever.
+    fn id(&self, event: &Event) -> String {
+        format!("{}-{}", self.log_id, event.id)
+    }
+}
+
+/// Whether a header is one of those that are set here.
+pub(super) fn sets(name: &HeaderName) -> bool {
+    cloudevents::sets(name) || *name == TRACEPARENT || *name == header::CONTENT_TYPE
+}
+
+/// Adds to a sink's own headers those that are the same for every event of a subscription.
+pub(super) fn constant(format: &Format, source: &str, trigger: &ObjectName, headers: &mut HeaderMap) {
+    let (agent, kind) = match format {
+        Format::CloudEvents(Mode::Binary) => {
+            headers.extend(cloudevents::constant(source, trigger));
+            (AGENT, "application/json")
+        }
+        Format::CloudEvents(Mode::Structured) => (AGENT, "application/cloudevents+json"),
+        Format::CloudEvents(Mode::Batch(_)) => (AGENT, "application/cloudevents-batch+json"),
+        Format::Hasura { .. } => (hasura::AGENT, "application/json"),
+    };
+    headers.entry(header::USER_AGENT).or_insert(agent);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+}
+
+/// The values of the ordering key before and after the change, each as `ce-partitionkey` has it; where there is no order:
+/// none; for a truncation: every key there is.
+pub(super) fn keys(event: &Event, capture: &Capture, ordering: &Ordering) -> Result<Keys<String>, NotARow> {
+    let columns = match ordering {
+        Ordering::None => return Ok(Keys::None),
+        Ordering::PrimaryKey => &capture.key,
+        Ordering::Columns(columns) => columns,
+    };
+    if event.operation == Operation::Truncate {
+        return Ok(Keys::All);
+    }
+    if columns.is_empty() {
+        return Ok(Keys::None);
+    }
+    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, columns)).transpose();
+    Ok(Keys::of(key(&event.old)?, key(&event.new)?))
+}
+
+fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
+    let row = Row::parse(row)?;
+    let values: Vec<_> = columns.iter().map(|column| segment(&row.text(column.as_str())).into_owned()).collect();
+    Ok(values.join("/"))
+}
+
+/// A row as a trigger shows it, as JSON. It stands there as the log has it, byte for byte; only columns that are not wanted are
+/// taken out.
+fn shown<'a>(row: Option<&'a str>, columns: &Columns) -> Result<Cow<'a, str>, NotARow> {
+    let Some(row) = row else { return Ok("null".into()) };
+    Ok(match columns {
+        Columns::All => row.into(),
+        Columns::Include(_) | Columns::Exclude(_) => Row::parse(row)?.keep(|column| shows(columns, column)).into(),
+    })
+}
+
+fn shows(columns: &Columns, column: &str) -> bool {
+    let lists = |names: &[Ident]| names.iter().any(|name| name.as_str() == column);
+    match columns {
+        Columns::All => true,
+        Columns::Include(names) => lists(names),
+        Columns::Exclude(names) => !lists(names),
+    }
+}
+
+fn segment(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, SEGMENT).into()
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A header of text that is visible ASCII by nature.
+fn plain(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{
+        super::target::tests::{config, definition},
+        *,
+    };
+    use crate::{
+        log::{
+            Bits, Definition,
+            definition::{Context, Sink},
+        },
+        name::TableName,
+    };
+
+    pub(super) const LOG: &str = "6f1c3a9e-0000-4000-8000-00000000000a";
+
+    pub(super) fn event(operation: Operation, old: Option<&str>, new: Option<&str>) -> Event {
+        Event {
+            id: 1234,
+            txid: 740,
+            place: 740,
+            at: Timestamp::from_microsecond(1_767_225_600_000_120).unwrap(),
+            capture: 1,
+            operation,
+            matched: Bits::new(1, vec![0x80]),
+            old: old.map(str::to_owned),
+            new: new.map(str::to_owned),
+            context: None,
+        }
+    }
+
+    pub(super) fn capture(key: &[&str]) -> Capture {
+        Capture {
+            id: 1,
+            table: TableName::new("public", "orders"),
+            key: key.iter().copied().map(Ident::new).collect(),
+            subscriptions: vec![7],
+        }
+    }
+
+    pub(super) fn target(format: Format, columns: Columns, context: Context) -> Target {
+        let mut definition = Definition { columns, context, ..definition("http://billing", Vec::new()) };
+        definition.sink = definition.sink.map(|sink| Sink { format, ..sink });
+        Target::new(&definition, &config(), LOG).unwrap()
+    }
+
+    /// The request of one event, its headers sorted and as text.
+    pub(super) fn sent(target: &Target, event: &Event, capture: &Capture) -> (Vec<(String, String)>, String) {
+        let keys = keys(event, capture, &target.ordering).unwrap();
+        let Written { headers, body } = target.write(&[Item { event, capture, keys: &keys, attempt: 1 }]).unwrap();
+        let mut headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+        headers.sort();
+        (headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn several_key_columns_are_joined_in_order() {
+        let event = event(Operation::Delete, Some(r#"{"b":2,"a":"x/y","c":3}"#), None);
+        assert_eq!(
+            keys(&event, &capture(&["a", "b"]), &Ordering::PrimaryKey).unwrap(),
+            Keys::One("x%2Fy/2".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_truncation_concerns_every_key() {
+        let event = event(Operation::Truncate, None, None);
+        assert_eq!(keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).unwrap(), Keys::All);
+        assert_eq!(keys(&event, &capture(&[]), &Ordering::PrimaryKey).unwrap(), Keys::All);
+    }
+
+    #[test]
+    fn a_row_that_is_none_is_an_error() {
+        let event = event(Operation::Insert, None, Some("[1]"));
+        assert!(keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).is_err());
+        let target = target(Format::default(), Columns::Exclude(Vec::new()), Context::default());
+        let item = Item { event: &event, capture: &capture(&[]), keys: &Keys::None, attempt: 1 };
+        assert!(target.write(&[item]).is_err());
+    }
+}
