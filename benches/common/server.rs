@@ -14,7 +14,7 @@ use eventtrigger::{api::TlsMode, log::ConnectConfig};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::measure::{children, processes};
+use super::measure::{children, processes};
 
 /// Where Debian and Ubuntu have the server's programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
