@@ -2,12 +2,17 @@
 //!
 //! A PostgreSQL 15 of its own, whoever delivers, and the receiver share the machine. All contenders run in one go, in
 //! turns. `BENCH_ROUNDS`, `BENCH_SECONDS` and `BENCH_EVENTS` make it shorter or longer, `BENCH_ONLY` names the parts to
-//! run (`throughput`).
+//! run (`throughput,peers,live,isolation,memory,replicas`).
 
 #[path = "../common/mod.rs"]
 mod common;
+mod isolation;
+mod live;
+mod memory;
+mod peers;
 mod raw;
 mod receiver;
+mod replicas;
 mod source;
 mod throughput;
 mod worker;
@@ -32,7 +37,7 @@ pub(crate) struct Effort {
     /// Events of a backlog.
     pub(crate) events: u32,
     /// What of all is measured.
-    parts: Parts,
+    pub(crate) parts: Parts,
 }
 
 impl Effort {
@@ -62,8 +67,20 @@ async fn measure(server: &Server, effort: &Effort) -> Result<Report> {
     let processors = std::thread::available_parallelism()?;
     println!("{version}\n{processors} processors; {} rounds, {} events", effort.rounds, effort.events);
     println!("{}", server::SETTINGS.map(|(name, value)| format!("{name}={value}")).join(" "));
-    if effort.parts.wants("throughput") {
+    if effort.parts.wants("throughput") || effort.parts.wants("peers") {
         throughput::run(server, effort, &mut report).await?;
+    }
+    if effort.parts.wants("live") {
+        live::run(server, effort, &mut report).await?;
+    }
+    if effort.parts.wants("isolation") {
+        isolation::run(server, effort, &mut report).await?;
+    }
+    if effort.parts.wants("memory") {
+        memory::run(server, effort, &mut report).await?;
+    }
+    if effort.parts.wants("replicas") {
+        replicas::run(server, effort, &mut report).await?;
     }
     Ok(report)
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected, Empty};
 use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
@@ -80,7 +80,6 @@ impl Receiver {
     }
 
     /// Answers 500 to every event of a key from now on.
-    #[allow(dead_code, reason = "for cases to come")]
     pub(crate) fn poison(&self, key: i64) {
         self.arrivals.poisoned.store(key, Relaxed);
     }
@@ -95,21 +94,28 @@ impl Receiver {
         self.arrivals.refused.load(Relaxed)
     }
 
-    /// Waits until so many are accepted.
-    pub(crate) async fn until(&self, accepted: u64, patience: Duration) -> Result<()> {
+    /// Waits until so many are accepted. Returns whether they were.
+    pub(crate) async fn until(&self, accepted: u64, patience: Duration) -> bool {
         let since = Instant::now();
-        while self.accepted() < accepted {
-            let arrived = self.accepted();
-            ensure!(since.elapsed() < patience, "{arrived} of {accepted} events have arrived in {patience:?}");
+        while self.accepted() < accepted && since.elapsed() < patience {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(())
+        self.accepted() >= accepted
     }
 
     /// Events a second, from the first to the last that was accepted.
     pub(crate) fn rate(&self) -> f64 {
-        let Arrivals { accepted, first, last, .. } = &*self.arrivals;
-        float(accepted.load(Relaxed) - 1) / float(last.load(Relaxed) - first.load(Relaxed)) * 1e6
+        self.rate_until(self.arrivals.last.load(Relaxed))
+    }
+
+    /// Events a second until so many were accepted; where that does not come about, until now.
+    pub(crate) async fn rate_of(&self, accepted: u64, patience: Duration) -> f64 {
+        if self.until(accepted, patience).await { self.rate() } else { self.rate_until(now()) }
+    }
+
+    fn rate_until(&self, end: u64) -> f64 {
+        let Arrivals { accepted, first, .. } = &*self.arrivals;
+        float(accepted.load(Relaxed).saturating_sub(1)) / float(end.saturating_sub(first.load(Relaxed)).max(1)) * 1e6
     }
 
     /// Of a body, in bytes.
@@ -123,7 +129,6 @@ impl Receiver {
     }
 
     /// Takes away what was recorded: from the time in the row to the arrival, in ms, the least first.
-    #[allow(dead_code, reason = "for cases to come")]
     pub(crate) fn latencies(&self) -> Vec<f64> {
         let mut taken = std::mem::take(&mut *self.arrivals.latencies.lock().unwrap_or_else(PoisonError::into_inner));
         taken.sort_unstable();
@@ -164,8 +169,7 @@ async fn answer(request: Request<Incoming>, arrivals: &Arrivals) -> Result<Respo
 
 impl Arrivals {
     fn note(&self, body: &[u8]) -> StatusCode {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let now = now();
         self.bytes.fetch_add(body.len() as u64, Relaxed);
         let poisoned = self.poisoned.load(Relaxed);
         if poisoned != NO_KEY && number(body, br#""key":"#) == u64::try_from(poisoned).ok() {
@@ -182,6 +186,12 @@ impl Arrivals {
         }
         StatusCode::NO_CONTENT
     }
+}
+
+/// In µs since 1970, as the rows have it.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The number after the last place where `name` stands: the row after the change is the last in a body.

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     Effort,
+    peers::Peer,
     raw::Raw,
     receiver::{Receiver, float},
     report::{Report, Rule, Target},
@@ -14,7 +15,9 @@ use crate::{
     worker::Worker,
 };
 
-const CASE: &str = "backlog, one event a POST";
+pub(crate) const CASE: &str = "backlog, one event a POST";
+/// At least 300,000 events a second are to be reached.
+const BATCH: &str = "backlog, many events a POST";
 /// Without an answer for so long, something hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -33,7 +36,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    fn of(receiver: &Receiver, sender: Option<f64>, peak: Option<f64>) -> Result<Self> {
+    pub(crate) fn of(receiver: &Receiver, sender: Option<f64>, peak: Option<f64>) -> Result<Self> {
         let each = receiver.cpu()? / float(receiver.accepted()) * 1e6;
         Ok(Self { rate: receiver.rate(), sender, receiver: each, bytes: receiver.mean(), peak })
     }
@@ -41,10 +44,20 @@ impl Turn {
 
 /// Runs it and reports.
 pub(crate) async fn run(server: &Server, effort: &Effort, report: &mut Report) -> Result<()> {
+    let wanted = Peer::ALL.into_iter().filter(|_| effort.parts.wants("peers"));
+    let (peers, missing): (Vec<_>, Vec<_>) = wanted.partition(|peer| peer.is_installed());
+    for peer in missing {
+        println!("{}: not installed; benches/peers/install.sh does it", peer.name());
+    }
+    println!("{BATCH}: skipped, for an EventSink has no batch mode yet");
     let mut turns = BTreeMap::<&str, Vec<Turn>>::new();
     for round in 1..=effort.rounds {
         eprintln!("{CASE}: round {round} of {}", effort.rounds);
-        turns.entry("ours").or_default().push(ours(server, effort).await.context("ours")?);
+        turns.entry("ours").or_default().push(ours(server, effort.events).await.context("ours")?);
+        for peer in &peers {
+            let turn = peer.turn(server, effort.events).await.with_context(|| peer.name())?;
+            turns.entry(peer.name()).or_default().push(turn);
+        }
         for raw in Raw::ALL {
             let receiver = Receiver::start()?;
             let cpu = raw.run(&receiver, Duration::from_secs(effort.seconds.into())).await.context(raw.name())?;
@@ -72,19 +85,26 @@ pub(crate) async fn run(server: &Server, effort: &Effort, report: &mut Report) -
         let what = format!("{CASE}: throughput relative to reqwest without a database");
         report.target(Target::new(what, ours / ceiling, Rule::AtLeast(0.6)));
     }
+    let others = peers.iter().filter_map(|peer| rate(peer.name()));
+    if let (Some(ours), Some(other)) = (rate("ours"), others.reduce(f64::max)) {
+        let what = format!("{CASE}: throughput relative to the best peer");
+        report.target(Target::new(what, ours / other, Rule::AtLeast(3.0)));
+    }
     if let Some(peak) = best("ours", |turn| turn.peak, f64::max) {
         report.target(Target::new(format!("{CASE}: memory at most, MiB"), peak, Rule::AtMost(64.0)));
     }
     Ok(())
 }
 
-async fn ours(server: &Server, effort: &Effort) -> Result<Turn> {
+/// One turn of ours.
+pub(crate) async fn ours(server: &Server, events: u32) -> Result<Turn> {
     let receiver = Receiver::start()?;
     let source = Source::single(server, "throughput", &receiver).await?;
-    source.fill("item", KEYS, effort.events).await?;
+    source.fill("item", KEYS, events).await?;
     source.client.batch_execute("CHECKPOINT").await?;
     let worker = Worker::start(server, &source.dbname)?;
-    receiver.until(effort.events.into(), PATIENCE).await?;
+    let arrived = receiver.until(events.into(), PATIENCE).await;
+    ensure!(arrived, "{} of {events} events in {PATIENCE:?}", receiver.accepted());
     let (cpu, peak) = (worker.cpu()? / float(receiver.accepted()) * 1e6, worker.peak()?);
     let turn = Turn::of(&receiver, Some(cpu), Some(peak))?;
     worker.terminate().await?;

@@ -49,7 +49,6 @@ impl Worker {
     }
 
     /// In memory now, in MiB.
-    #[allow(dead_code, reason = "for cases to come")]
     pub(crate) fn resident(&self) -> Result<f64> {
         measure::memory(self.pid, "VmRSS")
     }
@@ -71,7 +70,6 @@ impl Worker {
     }
 
     /// As a node that fails.
-    #[allow(dead_code, reason = "for cases to come")]
     pub(crate) async fn kill(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }

@@ -23,3 +23,29 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- A table in which thousands of events of one key come about in one statement: the key is only looked at when the
+-- transaction ends.
+CREATE PROCEDURE make_churn() LANGUAGE sql AS $$
+    CREATE TABLE churn (
+        key int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, at bigint NOT NULL, note varchar(200) NOT NULL
+    )
+$$;
+
+-- So many events of one key: as many rows come as go, in transactions of 2 * `step` events.
+CREATE PROCEDURE churn(key int, events int, step int) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR n IN 1 .. events / step / 2 LOOP
+        INSERT INTO churn SELECT key, microseconds(), repeat('x', 150) FROM generate_series(1, step);
+        DELETE FROM churn;
+        COMMIT;
+    END LOOP;
+END
+$$;
+
+-- An event of each of so many keys after `key`.
+CREATE PROCEDURE insert_others(key int, events int) LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO churn SELECT key + n, microseconds(), repeat('x', 150) FROM generate_series(1, events) AS n;
+END
+$$;
