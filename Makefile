@@ -17,7 +17,7 @@ IMAGE ?= $(shell e2e/images.sh operator)
 # 25 MB, which pulling it on a node should never exceed.
 image_limit := 25000000
 
-.PHONY: help demo check test soak bench-capture cluster cluster-down dist image images crds fmt musl needs
+.PHONY: help demo check test soak bench-capture bench-delivery cluster cluster-down dist image images crds fmt musl needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -40,6 +40,11 @@ soak: needs ## the log against PostgreSQL's logical decoding, with new seeds for
 bench-capture: needs ## what capture costs, beside other triggers, on a PostgreSQL 15 of its own; about 15 minutes
 	@e2e/need.sh $(addprefix /usr/lib/postgresql/15/,bin/postgres bin/pgbench lib/pgq_triggers.so)
 	cargo bench --bench capture
+
+bench-delivery: needs ## how fast and how soon events are delivered, beside job queues, with a PostgreSQL 15 of its own; about 20 minutes
+	@e2e/need.sh /usr/lib/postgresql/15/bin/postgres npm
+	benches/peers/install.sh
+	cargo bench --bench delivery
 
 cluster: ## a one-node cluster with the operator in it; needs root; `make cluster-down` removes it
 	e2e/cluster/cluster install

@@ -3,15 +3,11 @@
 use std::fmt;
 
 use anyhow::Result;
-use eventtrigger::{
-    log::{
-        Admin, Definition, Owner,
-        definition::{Columns, Context, Operations, Policy, Updates},
-    },
-    name::{Ident, ObjectName, TableName},
-};
 
-use crate::server::Server;
+use crate::{
+    log::{everything, open},
+    server::Server,
+};
 
 /// Something that captures changes, or does not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -127,34 +123,4 @@ pub(crate) async fn database(server: &Server, name: &str, rows: u32) -> Result<(
     server.run(name, &include_str!("sql/tables.sql").replace(":rows", &rows.to_string())).await?;
     // On its own: it refuses to run in a transaction, which a script of several statements is.
     server.run(name, "VACUUM (FREEZE, ANALYZE) source").await
-}
-
-/// The log of a database, made when it is not there.
-pub(crate) async fn open(server: &Server, dbname: &str) -> Result<Admin> {
-    Ok(Admin::open(&server.config(dbname), &schema(), &owner()).await?.0)
-}
-
-/// Who owns the logs.
-pub(crate) fn owner() -> Owner {
-    Owner { uid: "bench".to_owned(), log: ObjectName::new("bench", "bench") }
-}
-
-/// Where the logs are.
-pub(crate) fn schema() -> Ident {
-    Ident::new("eventlog")
-}
-
-/// A trigger that wants all columns of all operations of a table.
-pub(crate) fn everything(name: &str, table: &str) -> Definition {
-    Definition {
-        trigger: ObjectName::new("bench", name),
-        table: TableName::new("public", table),
-        on: Operations { insert: true, update: Some(Updates::All), delete: true, truncate: false },
-        columns: Columns::All,
-        context: Context::default(),
-        replicated: false,
-        sink: None,
-        policy: Policy::default(),
-        suspend: false,
-    }
 }

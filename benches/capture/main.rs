@@ -5,20 +5,24 @@
 //! names the parts to run (`bulk,many,oltp,reading`).
 
 mod bulk;
+#[path = "../common/mod.rs"]
+mod common;
 mod contenders;
 mod many;
-mod measure;
 mod oltp;
 mod reading;
-mod report;
-mod server;
 
-use std::{env, fmt::Display, path::Path, str::FromStr};
+use anyhow::{Context, Result};
 
-use anyhow::{Context, Result, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::{contenders::Contender, report::Report, server::Server};
+use crate::{
+    common::{
+        effort::{Parts, variable},
+        log, measure, report, server,
+    },
+    contenders::Contender,
+    report::Report,
+    server::Server,
+};
 
 /// How much is measured.
 pub(crate) struct Effort {
@@ -30,31 +34,19 @@ pub(crate) struct Effort {
     pub(crate) rows: u32,
     /// Events in a big log.
     pub(crate) events: u32,
-    /// Parts to run; all if there are none.
-    only: Vec<String>,
+    /// What of all is measured.
+    parts: Parts,
 }
 
 impl Effort {
     fn from_environment() -> Result<Self> {
-        let only = env::var("BENCH_ONLY").unwrap_or_default();
         Ok(Self {
             rounds: variable("BENCH_ROUNDS", 5)?,
             seconds: variable("BENCH_SECONDS", 3)?,
             rows: variable("BENCH_ROWS", 200_000)?,
             events: variable("BENCH_EVENTS", 10_000_000)?,
-            only: only.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect(),
+            parts: Parts::from_environment(),
         })
-    }
-
-    fn wants(&self, part: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == part)
-    }
-}
-
-fn variable<T: FromStr<Err: Display>>(name: &str, default: T) -> Result<T> {
-    match env::var(name) {
-        Ok(text) => text.parse().map_err(|error| anyhow!("{name}: {text:?}: {error}")),
-        Err(_) => Ok(default),
     }
 }
 
@@ -62,20 +54,7 @@ fn variable<T: FromStr<Err: Display>>(name: &str, default: T) -> Result<T> {
 async fn main() -> Result<()> {
     let effort = Effort::from_environment()?;
     let server = Server::start().context("start a server")?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    // The server stops when it is dropped, so an interrupted run must return, too.
-    tokio::select! {
-        report = measure(&server, &effort) => {
-            let report = report?;
-            println!("{}", report.table());
-            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench/capture.json");
-            report.write(&file)?;
-            println!("written to {}", file.display());
-            Ok(())
-        }
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow!("terminated")),
-    }
+    report::publish("capture", Box::pin(measure(&server, &effort))).await
 }
 
 async fn measure(server: &Server, effort: &Effort) -> Result<Report> {
@@ -88,16 +67,16 @@ async fn measure(server: &Server, effort: &Effort) -> Result<Report> {
         contender.prepare(server, effort.rows).await.with_context(|| format!("prepare {contender}"))?;
         contender.install(server, &["orders"]).await.with_context(|| format!("install {contender}"))?;
     }
-    if effort.wants("bulk") {
+    if effort.parts.wants("bulk") {
         bulk::run(server, effort, &mut report).await?;
     }
-    if effort.wants("many") {
+    if effort.parts.wants("many") {
         many::run(server, effort, &mut report).await?;
     }
-    if effort.wants("oltp") {
+    if effort.parts.wants("oltp") {
         oltp::run(server, effort, &mut report).await?;
     }
-    if effort.wants("reading") {
+    if effort.parts.wants("reading") {
         reading::run(server, effort, &mut report).await?;
     }
     Ok(report)

@@ -13,7 +13,8 @@ use eventtrigger::{
 
 use crate::{
     Effort,
-    contenders::{database, everything, open},
+    contenders::database,
+    log::{everything, open},
     measure::{Cost, Meter},
     report::{Report, Rule, Target},
     server::Server,

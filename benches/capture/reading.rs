@@ -7,7 +7,8 @@ use eventtrigger::log::{Cursor, Lease, Move, Snapshot, Worker};
 
 use crate::{
     Effort,
-    contenders::{database, everything, open, owner, schema},
+    contenders::database,
+    log::{everything, open, owner, schema},
     measure::{Cost, Meter},
     report::{Report, Rule, Target},
     server::Server,

@@ -65,6 +65,13 @@ pub struct EventSinkSpec {
     /// How often and how patiently an event is sent; an EventTrigger's own comes before it, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
+    /// How much is sent at a time, by each worker, for all EventTriggers that use this sink together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// What response statuses mean, where it is not the usual: 2xx is success; 404, 408, 409, 425, 429, 5xx and no response
+    /// are retried; 401 and 403 stop the sink until they end, 410 until it is resumed; everything else is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_codes: Option<StatusCodes>,
     /// Namespaces whose EventTriggers may use this sink, besides its own; `*` stands for all. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
@@ -86,6 +93,37 @@ impl EventSinkSpec {
         found.extend(self.auth.iter().flat_map(Auth::secrets).map(|(field, key)| (format!("auth.{field}"), key)));
         found.into_iter().map(|(field, key)| (format!("spec.{field}"), key)).collect()
     }
+}
+
+/// How much is sent at a time.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Requests under way. Default 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub in_flight: Option<u32>,
+    /// Requests begun in a second. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub per_second: Option<u32>,
+}
+
+/// What response statuses mean: each a code such as `400`, or a class such as `4xx`. A code comes before a class, `retry`
+/// before `final`. 2xx cannot be changed.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StatusCodes {
+    /// The event is sent again, by the policy in `delivery`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(regex(pattern = r"^[1345]([0-9][0-9]|xx)$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub retry: Vec<String>,
+    /// The event is given up at once.
+    #[serde(default, rename = "final", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(regex(pattern = r"^[1345]([0-9][0-9]|xx)$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub terminal: Vec<String>,
 }
 
 /// A header of every request.

@@ -49,6 +49,10 @@ pub struct EventTriggerSpec {
     /// the table, not only the right to put triggers on it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub capture_replicated: bool,
+    /// Which events wait for which. Default: those of the same primary key are sent one after the other; a table without one
+    /// has no order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering: Option<Ordering>,
     /// Where the events go.
     pub sink: Destination,
     /// How often and how patiently an event is sent; laid over the EventSink's, field by field.
@@ -146,6 +150,27 @@ pub struct Columns {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub exclude: Option<Vec<String>>,
 }
+
+/// Which events wait for which.
+#[derive(Clone, Debug, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.key) != has(self.none)").message("set exactly one of key and none"))]
+pub struct Ordering {
+    /// Events of which these columns have the same values are sent one after the other, such as all orders of a customer. The
+    /// columns must be among those that the events show; `null` is a value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub key: Option<Vec<String>>,
+    /// Events are sent side by side, and a failing one holds back no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub none: Option<NoOrder>,
+}
+
+/// Says that there is no order; holds nothing.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoOrder {}
 
 /// What an event shows of who made the change. `role`, `applicationName` and `settings` become the event's `actor`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]

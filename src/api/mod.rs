@@ -25,10 +25,10 @@ pub use duration::Duration;
 pub use eventlog::{
     Connection, EventLog, EventLogSpec, EventLogStatus, LogDelivery, Retention, TablePattern, Tls, TlsMode,
 };
-pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header};
+pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header, Limits, StatusCodes};
 pub use eventtrigger::{
-    Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, Operations,
-    TableRef, Truncate, Update,
+    Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, NoOrder,
+    Operations, Ordering, TableRef, Truncate, Update,
 };
 pub use format::{CloudEvents, CloudEventsMode, Format, Hasura};
 pub use schema::crds;
@@ -86,19 +86,23 @@ pub struct Delivery {
     /// How long one attempt may take, from connecting to the end of the response. Default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// The longest delay that a sink may ask for by `Retry-After` (seconds or a date); `0s` ignores it. Default 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_max: Option<Duration>,
 }
 
 impl Delivery {
     /// `self` where it says something, `under` elsewhere.
     #[must_use]
     pub fn over(&self, under: &Self) -> Self {
-        let Self { retry, backoff_policy, backoff_delay, backoff_max, timeout } = self;
+        let Self { retry, backoff_policy, backoff_delay, backoff_max, timeout, retry_after_max } = self;
         Self {
             retry: retry.or(under.retry),
             backoff_policy: backoff_policy.or(under.backoff_policy),
             backoff_delay: backoff_delay.clone().or_else(|| under.backoff_delay.clone()),
             backoff_max: backoff_max.clone().or_else(|| under.backoff_max.clone()),
             timeout: timeout.clone().or_else(|| under.timeout.clone()),
+            retry_after_max: retry_after_max.clone().or_else(|| under.retry_after_max.clone()),
         }
     }
 }

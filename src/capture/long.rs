@@ -25,20 +25,33 @@ pub struct Long {
 }
 
 impl Long {
-    /// A condition: the row `row` (an alias, or `OLD` or `NEW`) may be too long.
-    pub(super) fn may_be(&self, row: &str) -> String {
+    /// A condition: one of the rows `rows` (an alias, or `OLD` or `NEW`) may be too long. It has as few steps as can be, by one
+    /// comparison for all that have the same limit: a statement prepares each of them anew whenever it runs, which costs more
+    /// than to evaluate them for one row. Null if there is nothing to be long.
+    pub(super) fn may_be(&self, rows: &[&str]) -> String {
         let share = TOGETHER / self.unlimited.len();
-        let test = |(name, size): &(Ident, Size)| {
+        let test = |size: Size| match size {
             // Text knows its length without being fetched; of others only the stored one is known.
-            let (function, limit) = match size {
-                Size::Limited | Size::Text => ("octet_length", share),
-                Size::Json | Size::Jsonb => ("pg_column_size", share / 255),
-                // What has the most text for its bytes is an array of nulls: 5 characters for a bit, with `weight` 7 · 6 for a byte.
-                Size::Other => ("pg_column_size", share / 255 / 7),
-            };
-            format!("pg_catalog.{function}({row}.{name}) OPERATOR(pg_catalog.>=) {limit}")
+            Size::Limited | Size::Text => ("octet_length", share),
+            Size::Json | Size::Jsonb => ("pg_column_size", share / 255),
+            // What has the most text for its bytes is an array of nulls: 5 characters for a bit, with `weight` 7 · 6 for a byte.
+            Size::Other => ("pg_column_size", share / 255 / 7),
         };
-        self.unlimited.iter().map(test).collect::<Vec<_>>().join(" OR ")
+        let mut tests: Vec<((&str, usize), Vec<String>)> = Vec::new();
+        for (row, (name, size)) in rows.iter().flat_map(|row| self.unlimited.iter().map(move |column| (row, column))) {
+            let test = test(*size);
+            let length = format!("pg_catalog.{}({row}.{name})", test.0);
+            match tests.iter_mut().find(|(known, _)| *known == test) {
+                Some((_, lengths)) => lengths.push(length),
+                None => tests.push((test, vec![length])),
+            }
+        }
+        let compare = |((_, limit), lengths): &((&str, usize), Vec<String>)| match lengths.as_slice() {
+            [length] => format!("{length} OPERATOR(pg_catalog.>=) {limit}"),
+            // Leaves nulls out.
+            lengths => format!("GREATEST({}) OPERATOR(pg_catalog.>=) {limit}", lengths.join(", ")),
+        };
+        tests.iter().map(compare).collect::<Vec<_>>().join(" OR ")
     }
 
     /// The names of the columns of `row` that are to be left out, as an array.

@@ -247,6 +247,7 @@ pub(super) mod tests {
             columns: Columns::All,
             context: Context::default(),
             replicated: false,
+            ordering: crate::log::definition::Ordering::default(),
             sink: None,
             policy: Policy::default(),
             suspend: false,

@@ -20,7 +20,9 @@ use crate::{
 /// A function's variable, if it has one. With the block's name, so that no column can be meant.
 const MATCHED: &str = "eventtrigger.matched";
 /// Its declaration.
-const VARIABLE: &str = "<<eventtrigger>>\nDECLARE\n  matched pg_catalog.varbit;\n";
+const MATCHED_VARIABLE: &str = "  matched pg_catalog.varbit;\n";
+/// Another variable, which is never set.
+const NOTHING_VARIABLE: &str = "  nothing pg_catalog.record;\n";
 
 /// The statements that bring a table's capture to a plan.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -115,7 +117,16 @@ impl Plan {
     fn body(&self, wanted: &Wanted, schema: &Ident, segment: &Ident, capture: i32) -> String {
         let replicated = wanted.replicated.iter().map(|when| Wanted { when: when.clone(), ..wanted.clone() });
         let declares = wanted.decides_first() || replicated.into_iter().any(|wanted| wanted.decides_first());
-        let mut body = format!("{}BEGIN\n", if declares { VARIABLE } else { "" });
+        // A record that is null: `NULL` would be an expression, which is prepared anew in every transaction.
+        let (nothing, variable) = match (wanted.level, wanted.operation) {
+            (Level::Row, Operation::Insert) => ("OLD", ""),
+            (Level::Row, Operation::Update) => ("eventtrigger.nothing", NOTHING_VARIABLE),
+            (Level::Row, Operation::Delete | Operation::Truncate) | (Level::Statement, _) => ("NEW", ""),
+        };
+        let variables = format!("{}{variable}", if declares { MATCHED_VARIABLE } else { "" });
+        let mut body =
+            if variables.is_empty() { String::new() } else { format!("<<eventtrigger>>\nDECLARE\n{variables}") };
+        body.push_str("BEGIN\n");
         match &wanted.replicated {
             Some(replicated) if *replicated != wanted.when => {
                 // The condition of PostgreSQL's own `ENABLE TRIGGER`.
@@ -128,7 +139,7 @@ impl Plan {
             }
             _ => self.ways(&mut body, "  ", wanted, schema, segment, capture),
         }
-        body.push_str("  RETURN NULL;\nEND\n");
+        let _ = write!(body, "  RETURN {nothing};\nEND\n");
         body
     }
 
@@ -155,8 +166,10 @@ impl Plan {
                 None => insert(indent, matched, image),
                 Some(LongRows::Afterwards(bounded)) => {
                     let (usual, long) =
-                        (insert(indent, matched, image), insert(&format!("{indent}  "), matched, bounded));
-                    format!("{usual}{indent}IF {schema}.were_put_off() THEN\n{long}{indent}END IF;\n")
+                        (insert(indent, matched, image), insert(&format!("{indent}    "), matched, bounded));
+                    format!(
+                        "{usual}{indent}IF {PUT_OFF} THEN\n{indent}  IF {schema}.were_put_off() THEN\n{long}{indent}  END IF;\n{indent}END IF;\n"
+                    )
                 }
                 Some(LongRows::Instead(may_be, bounded)) => {
                     let inner = format!("{indent}  ");
@@ -243,7 +256,7 @@ impl Plan {
             let (may_be, bounded, omitted) = match path {
                 Path::Fast => {
                     let omitted = format!("pg_catalog.to_json({})", long.omitted(schema, "r"));
-                    (long.may_be("r"), long.bounded(schema, "r"), omitted)
+                    (long.may_be(&["r"]), long.bounded(schema, "r"), omitted)
                 }
                 Path::Safe => (long::whole_may_be("r.*"), NOTHING.to_owned(), EVERYTHING.to_owned()),
             };
@@ -261,7 +274,6 @@ impl Plan {
             Operation::Delete => &["OLD"],
             Operation::Truncate => &[],
         };
-        let either = |test: &dyn Fn(&str) -> String| rows.iter().map(|row| test(row)).collect::<Vec<_>>().join(" OR ");
         let image = |show: &mut dyn FnMut(&str) -> String, context: String| {
             let mut of = |row: &str| if rows.contains(&row) { show(row) } else { "NULL".to_owned() };
             Image { old: of("OLD"), new: of("NEW"), context, from: String::new() }
@@ -288,11 +300,12 @@ impl Plan {
                     .reduce(|old, new| format!("pg_catalog.array_cat({old}, {new})"));
                 let omitted = format!("pg_catalog.to_json({})", omitted.unwrap_or_default());
                 let bounded = image(&mut |row| long.bounded(schema, row), self.context(schema, Some(&omitted)));
-                LongRows::Instead(either(&|row| long.may_be(row)), bounded)
+                LongRows::Instead(long.may_be(rows), bounded)
             }
             Path::Safe => {
                 let nothing = image(&mut |_| NOTHING.to_owned(), self.context(schema, Some(EVERYTHING)));
-                LongRows::Instead(either(&long::whole_may_be), nothing)
+                let may_be = rows.iter().map(|row| long::whole_may_be(row)).collect::<Vec<_>>().join(" OR ");
+                LongRows::Instead(may_be, nothing)
             }
         });
         let changed = |names: &[&Ident]| match path {
@@ -337,6 +350,9 @@ impl Plan {
     }
 }
 
+/// A condition: a row may have been put off. The setting is unknown, and so null, in a session that never did, and empty in
+/// one that has; to compare it, or to ask the log's function, costs a statement of one row twice as much.
+const PUT_OFF: &str = "pg_catalog.current_setting('eventtrigger.put_off', true) IS NOT NULL";
 /// In place of a row that might be too long, while its columns are not known.
 const NOTHING: &str = "'{}'::pg_catalog.json";
 /// What is omitted then.
@@ -366,7 +382,9 @@ struct Part {
 enum LongRows {
     /// This, instead of the usual, if the condition holds.
     Instead(String, Image),
-    /// This, after the others, for those that the usual has put off.
+    /// This, after the others, for those that the usual has put off. A function that is handed such a row could write it in
+    /// its place, but none that cannot fail: a `record` holds at most 1 GB, and what a row has stored apart may be more;
+    /// columns as arguments are at most 100, and keep their types from being dropped.
     Afterwards(Image),
 }
 

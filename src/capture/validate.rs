@@ -2,7 +2,7 @@
 
 use super::{Kind, Problem, TableFacts};
 use crate::{
-    log::definition::{Columns, Definition, Updates},
+    log::definition::{Columns, Definition, Ordering, Updates},
     name::{Ident, TableName},
 };
 
@@ -67,7 +67,24 @@ pub fn validate(definition: &Definition, facts: &TableFacts) -> Result<(), Probl
             }
         }
     }
-    Ok(())
+    let Ordering::Columns(names) = &definition.ordering else { return Ok(()) };
+    columns_exist("spec.ordering.key", names)?;
+    let shown = |name: &Ident| match &definition.columns {
+        Columns::All => true,
+        Columns::Include(shown) => shown.contains(name) || facts.key.contains(name),
+        Columns::Exclude(hidden) => !hidden.contains(name),
+    };
+    match names.iter().find(|name| !shown(name)) {
+        None => Ok(()),
+        Some(hidden) => Err(Problem {
+            reason: "OrderingColumnNotShown",
+            message: format!(
+                "spec.ordering.key: {:?} is not among the columns that spec.columns shows, but events would be ordered, and \
+                 named in ce-partitionkey, by its values; show it, or order by other columns",
+                hidden.as_str()
+            ),
+        }),
+    }
 }
 
 /// There is no such table; `known` are those there are.

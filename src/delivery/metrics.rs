@@ -16,6 +16,7 @@ pub struct Metrics {
     pub(super) retries: Counter,
     pub(super) delivered: Counter,
     pub(super) dead: Counter,
+    pub(super) parked: Counter,
     pub(super) latency: Histogram,
     pub(super) in_flight: Gauge,
     unfinished: Gauge,
@@ -35,6 +36,7 @@ impl Metrics {
             retries: Counter::default(),
             delivered: Counter::default(),
             dead: Counter::default(),
+            parked: Counter::default(),
             latency: Histogram::new(bounds),
             in_flight: Gauge::default(),
             unfinished: Gauge::default(),
@@ -49,6 +51,11 @@ impl Metrics {
         registry.register("delivery_retries", "Attempts that were not an event's first", metrics.retries.clone());
         registry.register("events_delivered", "Events that a sink has accepted", metrics.delivered.clone());
         registry.register("events_dead", "Events that were given up", metrics.dead.clone());
+        registry.register(
+            "events_parked",
+            "Events that were put aside, because they failed or wait for one of their key that did",
+            metrics.parked.clone(),
+        );
         registry.register(
             "delivery_latency_seconds",
             "Time from an event's capture to its delivery",

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod auth;
+mod breaker;
 mod config;
 mod context;
 mod courier;
@@ -14,6 +15,8 @@ mod http;
 mod lanes;
 mod ledger;
 mod metrics;
+mod outlet;
+mod parking;
 mod pass;
 mod progress;
 mod retry;

@@ -30,7 +30,6 @@ pub(super) struct Attempt {
     /// The beginning of what the sink answered, unless it took the event. Bounded; no secrets of ours in it.
     pub(super) body: String,
     /// How long the sink asked to be left alone, if it did.
-    #[allow(dead_code)] // until the decision after an attempt takes it
     pub(super) retry_after: Option<Duration>,
 }
 

@@ -18,7 +18,9 @@ use super::{
 use crate::{
     log::{
         Definition,
-        definition::{Auth, Columns, Context, Format, HeaderValue as Value, Policy, SecretName, Sink},
+        definition::{
+            Auth, Columns, Context, Format, HeaderValue as Value, Ordering, Policy, SecretName, Sink, StatusRule,
+        },
     },
     name::ObjectName,
 };
@@ -42,7 +44,11 @@ pub(super) struct Target {
     pub(super) headers: HeaderMap,
     pub(super) columns: Columns,
     pub(super) context: Context,
+    pub(super) ordering: Ordering,
     pub(super) policy: Policy,
+    pub(super) statuses: Vec<StatusRule>,
+    /// See [`crate::log::definition::Sink::resume`].
+    pub(super) resume: Option<String>,
     /// First half of every event's id.
     pub(super) log_id: String,
     /// CloudEvents' `source`.
@@ -130,7 +136,10 @@ impl Target {
             headers,
             columns: definition.columns.clone(),
             context: definition.context.clone(),
+            ordering: definition.ordering.clone(),
             policy: definition.policy.clone(),
+            statuses: sink.statuses.clone(),
+            resume: sink.resume.clone(),
             log_id: log_id.to_owned(),
             source,
             format: sink.format.clone(),
@@ -263,7 +272,8 @@ pub(super) mod tests {
             columns: Columns::All,
             context: Context::default(),
             replicated: false,
-            sink: Some(Sink { url: url.to_owned(), headers, ..Sink::default() }),
+            ordering: crate::log::definition::Ordering::default(),
+            sink: Some(Sink { headers, ..Sink::to(url) }),
             policy: Policy::default(),
             suspend: false,
         }

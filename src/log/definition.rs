@@ -26,6 +26,9 @@ pub struct Definition {
     pub context: Context,
     /// Whether replicated changes make events, too.
     pub replicated: bool,
+    /// Which events wait for which.
+    #[serde(default)]
+    pub ordering: Ordering,
     /// Where events go; `None` while it cannot be told: events are kept, and wait.
     pub sink: Option<Sink>,
     /// How often and how patiently.
@@ -67,6 +70,18 @@ pub enum Columns {
     Exclude(Vec<Ident>),
 }
 
+/// Which events wait for which.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Ordering {
+    /// Those of the same primary key.
+    #[default]
+    PrimaryKey,
+    /// Those of which these columns have the same values.
+    Columns(Vec<Ident>),
+    /// None.
+    None,
+}
+
 /// What an event shows of who made the change. Default: nothing.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Context {
@@ -94,6 +109,18 @@ pub struct Sink {
     pub url: String,
     /// Headers of every request.
     pub headers: Vec<Header>,
+    /// Names what shares limits and a circuit: the EventSink, as `namespace/name`; without one, the URL does.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// How much at a time.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What response statuses mean, where it is not the usual.
+    #[serde(default)]
+    pub statuses: Vec<StatusRule>,
+    /// The EventSink's annotation `eventtrigger.dev/resume`: a sink that said that it is gone is resumed when it changes.
+    #[serde(default)]
+    pub resume: Option<String>,
     /// What a request looks like.
     #[serde(default)]
     pub format: Format,
@@ -186,6 +213,38 @@ pub struct ClientCredentials {
     pub audience: Option<String>,
 }
 
+impl Sink {
+    /// A URL, and nothing special about it.
+    pub fn to(url: impl Into<String>) -> Self {
+        Self { url: url.into(), ..Self::default() }
+    }
+}
+
+/// How much is sent to a sink at a time, by one worker.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Limits {
+    /// Requests under way.
+    pub in_flight: u32,
+    /// Requests begun in a second.
+    pub per_second: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { in_flight: 64, per_second: None }
+    }
+}
+
+/// What response statuses mean.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StatusRule {
+    /// The first of them.
+    pub from: u16,
+    /// The last of them.
+    pub to: u16,
+    /// Whether the event is sent again; otherwise it is given up.
+    pub retry: bool,
+}
 /// A header of every request.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Header {
@@ -229,6 +288,13 @@ pub struct Policy {
     pub max: Duration,
     /// How long one attempt may take.
     pub timeout: Duration,
+    /// The longest delay that a sink may ask for by `Retry-After`.
+    #[serde(default = "retry_after_max")]
+    pub retry_after_max: Duration,
+}
+
+fn retry_after_max() -> Duration {
+    Duration::from_mins(5)
 }
 
 impl Default for Policy {
@@ -240,6 +306,7 @@ impl Default for Policy {
             delay: Duration::from_secs(1),
             max: Duration::from_mins(5),
             timeout: Duration::from_secs(30),
+            retry_after_max: retry_after_max(),
         }
     }
 }
@@ -254,6 +321,10 @@ impl Policy {
             delay: delivery.backoff_delay.as_ref().map_or(default.delay, crate::api::Duration::get),
             max: delivery.backoff_max.as_ref().map_or(default.max, crate::api::Duration::get),
             timeout: delivery.timeout.as_ref().map_or(default.timeout, crate::api::Duration::get),
+            retry_after_max: delivery
+                .retry_after_max
+                .as_ref()
+                .map_or(default.retry_after_max, crate::api::Duration::get),
         }
     }
 }

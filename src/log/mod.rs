@@ -18,7 +18,10 @@ pub use connect::{ConnectConfig, ConnectError, explain};
 pub use definition::Definition;
 pub use event::{Bits, Event, Operation};
 pub use snapshot::Snapshot;
-pub use worker::{Capture, Cursor, DeadLetter, Lease, Move, Pulse, Subscription, Worker, WorkerError};
+pub use worker::{
+    Capture, Cursor, DeadLetter, Exception, Failure, Lease, Move, Parked, ParkedLanes, Pulse, Redriven, Subscription,
+    Worker, WorkerError,
+};
 
 /// The version of the log's schema that this binary makes and reads.
 pub const SCHEMA_VERSION: i32 = 1;

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use super::{LookupError, Objects, Problem, Secrets, sink};
 use crate::{
     api::{self, EventTrigger, EventTriggerSpec},
-    log::definition::{Columns, Context, Definition, Operations, Policy, Updates},
+    log::definition::{Columns, Context, Definition, Operations, Ordering, Policy, Updates},
     name::{Ident, ObjectName, TableName},
 };
 
@@ -30,6 +30,7 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         columns,
         context,
         capture_replicated,
+        ordering,
         sink,
         delivery,
         suspend,
@@ -47,6 +48,7 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         columns: columns.as_ref().map_or(Columns::All, shown),
         context: context.as_ref().map(asked).unwrap_or_default(),
         replicated: *capture_replicated,
+        ordering: ordering.as_ref().map(ordered).unwrap_or_default(),
         sink,
         policy: Policy::from_api(&delivery),
         suspend: *suspend,
@@ -75,6 +77,10 @@ fn shown(api::Columns { include, exclude }: &api::Columns) -> Columns {
     }
 }
 
+fn ordered(api::Ordering { key, none: _ }: &api::Ordering) -> Ordering {
+    key.as_ref().map_or(Ordering::None, |names| Ordering::Columns(idents(names)))
+}
+
 fn asked(api::Context { role, application_name, settings, traceparent }: &api::Context) -> Context {
     Context {
         role: *role,
@@ -95,7 +101,7 @@ mod tests {
     use super::*;
     use crate::{
         api::BackoffPolicy,
-        log::definition::Sink,
+        log::definition::{Limits, Sink, StatusRule},
         resolve::testing::{Manifests, parse},
     };
 
@@ -103,7 +109,8 @@ mod tests {
 apiVersion: eventtrigger.dev/v1alpha1
 kind: EventSink
 metadata: {name: billing, namespace: shop}
-spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy: linear, timeout: PT2S}}
+spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy: linear, timeout: PT2S, retryAfterMax: 1m},
+  limits: {inFlight: 8, perSecond: 500}, statusCodes: {retry: [4xx, "422"], final: ["404"]}}
 "#;
 
     fn trigger(spec: &str) -> EventTrigger {
@@ -116,7 +123,7 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
     async fn a_trigger_is_laid_over_its_sink_and_that_over_the_defaults() {
         let trigger = trigger(
             "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}, truncate: {}}, columns: {exclude: [card]}, \
-             context: {role: true, settings: [app.user], traceparent: app.trace}, captureReplicated: true, sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
+             context: {role: true, settings: [app.user], traceparent: app.trace}, captureReplicated: true, ordering: {key: [customer]}, sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
         );
         let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
         let expected = Definition {
@@ -136,13 +143,24 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
                 traceparent: Some("app.trace".to_owned()),
             },
             replicated: true,
-            sink: Some(Sink { url: "http://billing.example.com/in".to_owned(), ..Sink::default() }),
+            ordering: Ordering::Columns(vec![Ident::new("customer")]),
+            sink: Some(Sink {
+                name: Some("shop/billing".to_owned()),
+                limits: Limits { in_flight: 8, per_second: Some(500) },
+                statuses: vec![
+                    StatusRule { from: 422, to: 422, retry: true },
+                    StatusRule { from: 404, to: 404, retry: false },
+                    StatusRule { from: 400, to: 499, retry: true },
+                ],
+                ..Sink::to("http://billing.example.com/in")
+            }),
             policy: Policy {
                 retry: 5,
                 backoff: BackoffPolicy::Linear,
                 delay: Duration::from_secs(1),
                 max: Duration::from_mins(5),
                 timeout: Duration::from_secs(2),
+                retry_after_max: Duration::from_mins(1),
             },
             suspend: true,
         };

@@ -7,7 +7,7 @@ use url::Url;
 use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, security::Found, service};
 use crate::{
     api::{self, Destination, DestinationRef, EventSink},
-    log::definition::{Format, Mode, Sink},
+    log::definition::{Format, Limits, Mode, Sink, StatusRule},
 };
 
 const CROSS_NAMESPACE: &str = "CrossNamespaceNotAllowed";
@@ -51,7 +51,7 @@ async fn of_destination(destination: &Destination, namespace: &str, objects: &im
             Ok(target)
         }
         _ => Ok(Target {
-            sink: Sink { url: place.url(reference.as_ref(), uri.as_deref()).await?, ..Sink::default() },
+            sink: Sink::to(place.url(reference.as_ref(), uri.as_deref()).await?),
             delivery: api::Delivery::default(),
             secrets: Secrets::default(),
         }),
@@ -72,12 +72,41 @@ async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Targe
     let (headers, mut secrets) = headers::headers(&sink.spec.headers, &namespace, objects).await?;
     let mut found = Found { namespace: &namespace, objects, secrets: &mut secrets };
     let spec = &sink.spec;
-    let signing = found.signing(spec.signing.as_ref()).await?;
-    let auth = found.auth(spec).await?;
-    let authorities = found.authorities(spec).await?;
-    let format = spec.format.as_ref().map(format).unwrap_or_default();
-    let sink = Sink { url, headers, format, signing, auth, authorities };
-    Ok(Target { sink, delivery: spec.delivery.clone().unwrap_or_default(), secrets })
+    let limits = spec.limits.clone().unwrap_or_default();
+    let target = Sink {
+        headers,
+        format: spec.format.as_ref().map(format).unwrap_or_default(),
+        signing: found.signing(spec.signing.as_ref()).await?,
+        auth: found.auth(spec).await?,
+        authorities: found.authorities(spec).await?,
+        name: Some(format!("{namespace}/{}", sink.name_any())),
+        limits: Limits {
+            in_flight: limits.in_flight.unwrap_or(Limits::default().in_flight),
+            per_second: limits.per_second,
+        },
+        statuses: spec.status_codes.as_ref().map(rules).unwrap_or_default(),
+        resume: sink.annotations().get(RESUME).cloned(),
+        ..Sink::to(url)
+    };
+    Ok(Target { sink: target, delivery: spec.delivery.clone().unwrap_or_default(), secrets })
+}
+
+/// Of a sink that said that it is gone: another value makes it be tried again.
+const RESUME: &str = "eventtrigger.dev/resume";
+
+/// Codes before classes, retries before the others: the first that fits counts.
+fn rules(codes: &api::StatusCodes) -> Vec<StatusRule> {
+    let api::StatusCodes { retry, terminal } = codes;
+    let all = retry.iter().map(|code| (code, true)).chain(terminal.iter().map(|code| (code, false)));
+    let rule = |(code, retry): (&String, bool)| match code.strip_suffix("xx") {
+        Some(class) => {
+            class.parse::<u16>().ok().map(|class| StatusRule { from: class * 100, to: class * 100 + 99, retry })
+        }
+        None => code.parse().ok().map(|code| StatusRule { from: code, to: code, retry }),
+    };
+    let mut rules: Vec<_> = all.filter_map(rule).collect();
+    rules.sort_by_key(|rule| rule.to - rule.from);
+    rules
 }
 
 fn format(api::Format { cloud_events, hasura }: &api::Format) -> Format {

@@ -1,9 +1,9 @@
 //! The log's schema and owner, its cursors and lease.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use eventtrigger::{
-    log::{Admin, Cursor, Move, OpenError, Owner, Worker, WorkerError},
+    log::{Admin, Cursor, DeadLetter, Exception, Failure, Move, OpenError, Owner, Worker, WorkerError},
     name::ObjectName,
 };
 
@@ -130,21 +130,16 @@ async fn positions_and_dead_letters_are_kept() {
     let lease = worker.hold(None, "w", TEN_SECONDS).await.unwrap().unwrap();
     let now = worker.pulse().await.unwrap().now;
     let cursor = Cursor { from: now.clone(), to: Some(now.clone()), after: 3, done: vec![5, 8] };
-    let letter = eventtrigger::log::DeadLetter {
-        subscription: 1,
-        event: 4,
-        attempts: 11,
-        status: Some(503),
-        error: "503 Service Unavailable".to_owned(),
-        old: None,
-        new: Some(r#"{"id": 1.50}"#.to_owned()),
-        context: None,
-    };
+    database.run("INSERT INTO orders VALUES (1)").await;
+    let end = worker.pulse().await.unwrap().now;
+    let event = Arc::new(worker.window(&now, &end, 0, 10).await.unwrap().remove(0));
+    let failure =
+        Failure { status: Some(503), error: "503 Service Unavailable".to_owned(), response: "busy".to_owned() };
+    let letter =
+        DeadLetter { subscription: 1, seq: 7, lanes: vec![u64::MAX], event, attempts: 11, failure, parked: false };
     for _ in 0..2 {
-        worker
-            .commit(lease, &[Move { subscription: 1, cursor: cursor.clone() }], std::slice::from_ref(&letter))
-            .await
-            .unwrap();
+        let exceptions = [Exception::Bury(letter.clone())];
+        worker.commit(lease, &[Move { subscription: 1, cursor: cursor.clone() }], &exceptions).await.unwrap();
     }
     assert_eq!(worker.subscriptions().await.unwrap().0[0].cursor, cursor);
     assert_eq!(worker.dead().await.unwrap(), [(ObjectName::new("shop", "all"), 1)]);

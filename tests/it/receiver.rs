@@ -10,7 +10,7 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode, Uri},
-    response::IntoResponse,
+    response::{AppendHeaders, IntoResponse},
 };
 use tokio::{net::TcpListener, sync::watch};
 
@@ -54,11 +54,17 @@ impl Hit {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) after: Duration,
+    /// The header `Retry-After`, in seconds.
+    pub(crate) retry_after: Option<u32>,
 }
 
 impl Reply {
     pub(crate) fn now(status: u16) -> Self {
-        Self { status, after: Duration::ZERO }
+        Self::after(status, Duration::ZERO)
+    }
+
+    pub(crate) fn after(status: u16, after: Duration) -> Self {
+        Self { status, after, retry_after: None }
     }
 }
 
@@ -74,6 +80,8 @@ struct Inner {
     /// How often each path and id was answered.
     answered: Mutex<BTreeMap<(String, String), usize>>,
     overlaps: Mutex<usize>,
+    /// Requests under way, now and at most.
+    at_once: Mutex<(usize, usize)>,
     released: watch::Sender<bool>,
 }
 
@@ -91,6 +99,7 @@ impl Receiver {
             begun: watch::Sender::default(),
             answered: Mutex::default(),
             overlaps: Mutex::default(),
+            at_once: Mutex::default(),
             released: watch::Sender::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -129,6 +138,11 @@ impl Receiver {
         *locked(&self.inner.overlaps)
     }
 
+    /// How many requests were under way together, at most.
+    pub(crate) fn most_at_once(&self) -> usize {
+        locked(&self.inner.at_once).1
+    }
+
     /// Waits until so many requests for a path came.
     pub(crate) async fn begins(&self, path: &str, count: usize) {
         let mut begun = self.inner.begun.subscribe();
@@ -158,6 +172,11 @@ async fn receive(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, 
     if !locked(&inner.open).insert(key.clone()) {
         *locked(&inner.overlaps) += 1;
     }
+    {
+        let mut at_once = locked(&inner.at_once);
+        at_once.0 += 1;
+        at_once.1 = at_once.1.max(at_once.0);
+    }
     let before = locked(&inner.answered).get(&(hit.path.clone(), hit.id().to_owned())).copied().unwrap_or(0);
     let behaviour = locked(&inner.behaviour).clone();
     let reply = behaviour(&hit, before);
@@ -166,9 +185,11 @@ async fn receive(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, 
         let _ = tokio::time::timeout(reply.after, released.wait_for(|released| *released)).await;
     }
     locked(&inner.open).remove(&key);
+    locked(&inner.at_once).0 -= 1;
     *locked(&inner.answered).entry((hit.path.clone(), hit.id().to_owned())).or_default() += 1;
     hit.status = reply.status;
     let answer = format!("got {:?} {}", hit.headers, hit.body);
     inner.hits.send_modify(|hits| hits.push(hit));
-    (StatusCode::from_u16(reply.status).expect("a status"), answer)
+    let wait = reply.retry_after.map(|seconds| ("retry-after", seconds.to_string()));
+    (StatusCode::from_u16(reply.status).expect("a status"), AppendHeaders(wait), answer)
 }

@@ -80,7 +80,7 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
         "DELETE FROM eventlog.event",
         "UPDATE eventlog.event SET old = NULL",
         "UPDATE eventlog.trigger SET uid = ''",
-        "DELETE FROM eventlog.dead_letter",
+        "DELETE FROM eventlog.lost",
     ] {
         assert!(delivery.batch_execute(forbidden).await.is_err(), "{forbidden}");
     }

@@ -4,7 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use eventtrigger::{
@@ -172,6 +172,15 @@ impl Database {
     }
 
     /// Runs a script as the owner.
+    /// Waits until a query's one value is true.
+    pub(crate) async fn until(&self, what: &str, sql: &str) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.client.query_one(sql, &[]).await.expect("ask the database").get::<_, bool>(0) {
+            assert!(Instant::now() < deadline, "waited for {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn run(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
@@ -196,6 +205,7 @@ pub(crate) fn everything(name: &str, table: TableName) -> Definition {
         columns: Columns::All,
         context: Context::default(),
         replicated: false,
+        ordering: eventtrigger::log::definition::Ordering::default(),
         sink: None,
         policy: Policy::default(),
         suspend: false,

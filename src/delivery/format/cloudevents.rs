@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ring::digest::{Context as Digest, SHA256};
 
-use super::{Item, NotARow, TRACEPARENT, Written, json, plain, segment, shown, shows};
+use super::{Item, NotARow, TRACEPARENT, Written, json, key, plain, segment, shown, shows};
 use crate::{
     delivery::{context::Noted, lanes::Keys, signing, target::Target},
-    log::{Event, Operation},
+    log::{Event, Operation, definition::Ordering},
     name::{ObjectName, TableName},
 };
 
@@ -62,16 +62,23 @@ struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// The event is named by its key after the change, a deleted one by that before.
-    fn new(target: &Target, item: &Item<'a>, noted: &Noted<'_>) -> Self {
+    /// The event is named by its primary key after the change, a deleted one by that before.
+    fn new(target: &Target, item: &Item<'a>, noted: &Noted<'_>) -> Result<Self, NotARow> {
         let Item { event, capture, keys, .. } = *item;
         let TableName { schema, name } = &capture.table;
-        let table = format!("{}.{}", segment(schema.as_str()), segment(name.as_str()));
+        let mut subject = format!("{}.{}", segment(schema.as_str()), segment(name.as_str()));
         let partition_key = match keys {
             Keys::One(key) | Keys::Both(_, key) => Some(key.as_str()),
             Keys::None | Keys::All => None,
         };
-        Self {
+        match (&target.ordering, partition_key, event.new.as_ref().or(event.old.as_ref())) {
+            (Ordering::PrimaryKey, Some(key), _) => subject = format!("{subject}/{key}"),
+            (Ordering::Columns(_) | Ordering::None, _, Some(row)) if !capture.key.is_empty() => {
+                subject = format!("{subject}/{}", key(row, &capture.key)?);
+            }
+            _ => {}
+        }
+        Ok(Self {
             id: target.id(event),
             kind: match event.operation {
                 Operation::Insert => "dev.eventtrigger.row.insert",
@@ -79,12 +86,12 @@ impl<'a> Attributes<'a> {
                 Operation::Delete => "dev.eventtrigger.row.delete",
                 Operation::Truncate => "dev.eventtrigger.row.truncate",
             },
-            subject: partition_key.map_or_else(|| table.clone(), |key| format!("{table}/{key}")),
+            subject,
             time: format!("{:.6}", event.at),
             sequence: format!("{:020}", event.id),
             partition_key,
             traceparent: noted.traceparent(&target.context),
-        }
+        })
     }
 }
 
@@ -92,7 +99,7 @@ impl<'a> Attributes<'a> {
 pub(super) fn binary(target: &Target, item: &Item<'_>) -> Result<Written, NotARow> {
     let noted = Noted::of(item.event)?;
     let Attributes { id, kind, subject, time, sequence, partition_key, traceparent } =
-        Attributes::new(target, item, &noted);
+        Attributes::new(target, item, &noted)?;
     let mut headers = target.headers.clone();
     headers.insert(ID, plain(&id));
     headers.insert(TYPE, HeaderValue::from_static(kind));
@@ -148,7 +155,7 @@ pub(super) fn batch(target: &Target, items: &[Item<'_>]) -> Result<Written, NotA
 /// The event in CloudEvents' JSON format.
 fn object(target: &Target, item: &Item<'_>, noted: &Noted<'_>) -> Result<String, NotARow> {
     let Attributes { id, kind, subject, time, sequence, partition_key, traceparent } =
-        Attributes::new(target, item, noted);
+        Attributes::new(target, item, noted)?;
     let (source, trigger, subject) = (json(&target.source), json(&target.trigger.to_string()), json(&subject));
     let mut text = format!(
         r#"{{"specversion":"1.0","id":"{id}","source":{source},"type":"{kind}","subject":{subject},"time":"{time}","sequence":"{sequence}","eventtrigger":{trigger}"#
@@ -253,8 +260,31 @@ mod tests {
     #[test]
     fn an_update_of_the_key_has_both_and_is_named_by_the_new_one() {
         let event = event(Operation::Update, Some(r#"{"id":1}"#), Some(r#"{"id":2}"#));
-        assert_eq!(keys(&event, &capture(&["id"])).unwrap(), Keys::Both("1".to_owned(), "2".to_owned()));
+        assert_eq!(
+            keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).unwrap(),
+            Keys::Both("1".to_owned(), "2".to_owned())
+        );
         assert!(sent(&event, &capture(&["id"])).contains(&("ce-partitionkey".to_owned(), "2".to_owned())));
+    }
+
+    #[test]
+    fn events_may_be_ordered_by_other_columns_than_those_that_name_the_row() {
+        let columns = Ordering::Columns(vec![Ident::new("customer"), Ident::new("gone")]);
+        let row = r#"{"id":1,"customer":"a b"}"#;
+        let event = event(Operation::Update, Some(row), Some(r#"{"id":1,"customer":null}"#));
+        let both = Keys::Both("a%20b/null".to_owned(), "null/null".to_owned());
+        assert_eq!(keys(&event, &capture(&["id"]), &columns).unwrap(), both);
+        assert_eq!(keys(&event, &capture(&["id"]), &Ordering::None).unwrap(), Keys::None);
+        let value = |ordering: &Ordering, name: &str| {
+            let mut target = binary(Columns::All, Context::default());
+            target.ordering = ordering.clone();
+            let (headers, _) = super::super::tests::sent(&target, &event, &capture(&["id"]));
+            headers.into_iter().find(|(found, _)| found == name).map(|(_, value)| value)
+        };
+        assert_eq!(value(&columns, "ce-partitionkey").unwrap(), "null/null");
+        assert_eq!(value(&columns, "ce-subject").unwrap(), "public.orders/1");
+        assert_eq!(value(&Ordering::None, "ce-subject").unwrap(), "public.orders/1");
+        assert_eq!(value(&Ordering::None, "ce-partitionkey"), None);
     }
 
     #[test]
@@ -346,7 +376,8 @@ mod tests {
         let capture = capture(&["id"]);
         let events =
             numbers.iter().map(|id| Event { id: *id, ..event(Operation::Insert, None, Some(r#"{"id":1.0}"#)) });
-        let events: Vec<_> = events.map(|event| (keys(&event, &capture).unwrap(), event)).collect();
+        let events: Vec<_> =
+            events.map(|event| (keys(&event, &capture, &Ordering::PrimaryKey).unwrap(), event)).collect();
         let item = |(keys, event)| Item { event, capture: &capture, keys, attempt: 1 };
         target.write(&events.iter().map(|(keys, event)| item((keys, event))).collect::<Vec<_>>()).unwrap()
     }

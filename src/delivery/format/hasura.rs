@@ -129,8 +129,8 @@ mod tests {
     #[test]
     fn retries_are_counted_from_the_second_attempt() {
         let (event, capture) = (event(Operation::Insert, None, Some("{}")), capture(&[]));
-        let keys: Keys<String> = keys(&event, &capture).unwrap();
         let target = hasura(None, Context::default());
+        let keys: Keys<String> = keys(&event, &capture, &target.ordering).unwrap();
         let written = target.write(&[Item { event: &event, capture: &capture, keys: &keys, attempt: 3 }]).unwrap();
         let body: Value = serde_json::from_slice(&written.body).unwrap();
         assert_eq!(body["delivery_info"], serde_json::json!({"current_retry": 2, "max_retries": 10}));

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     log::{
         Capture, Event, Operation,
-        definition::{Columns, Format, Mode},
+        definition::{Columns, Format, Mode, Ordering},
     },
     name::{Ident, ObjectName},
 };
@@ -108,16 +108,21 @@ pub(super) fn constant(format: &Format, source: &str, trigger: &ObjectName, head
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
 }
 
-/// The values of the key before and after the change, each as `ce-partitionkey` has it; for a table without a key: none;
-/// for a truncation: every key there is.
-pub(super) fn keys(event: &Event, capture: &Capture) -> Result<Keys<String>, NotARow> {
-    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, &capture.key)).transpose();
+/// The values of the ordering key before and after the change, each as `ce-partitionkey` has it; where there is no order:
+/// none; for a truncation: every key there is.
+pub(super) fn keys(event: &Event, capture: &Capture, ordering: &Ordering) -> Result<Keys<String>, NotARow> {
+    let columns = match ordering {
+        Ordering::None => return Ok(Keys::None),
+        Ordering::PrimaryKey => &capture.key,
+        Ordering::Columns(columns) => columns,
+    };
     if event.operation == Operation::Truncate {
         return Ok(Keys::All);
     }
-    if capture.key.is_empty() {
+    if columns.is_empty() {
         return Ok(Keys::None);
     }
+    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, columns)).transpose();
     Ok(Keys::of(key(&event.old)?, key(&event.new)?))
 }
 
@@ -209,7 +214,7 @@ mod tests {
 
     /// The request of one event, its headers sorted and as text.
     pub(super) fn sent(target: &Target, event: &Event, capture: &Capture) -> (Vec<(String, String)>, String) {
-        let keys = keys(event, capture).unwrap();
+        let keys = keys(event, capture, &target.ordering).unwrap();
         let Written { headers, body } = target.write(&[Item { event, capture, keys: &keys, attempt: 1 }]).unwrap();
         let mut headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
@@ -220,20 +225,23 @@ mod tests {
     #[test]
     fn several_key_columns_are_joined_in_order() {
         let event = event(Operation::Delete, Some(r#"{"b":2,"a":"x/y","c":3}"#), None);
-        assert_eq!(keys(&event, &capture(&["a", "b"])).unwrap(), Keys::One("x%2Fy/2".to_owned()));
+        assert_eq!(
+            keys(&event, &capture(&["a", "b"]), &Ordering::PrimaryKey).unwrap(),
+            Keys::One("x%2Fy/2".to_owned())
+        );
     }
 
     #[test]
     fn a_truncation_concerns_every_key() {
         let event = event(Operation::Truncate, None, None);
-        assert_eq!(keys(&event, &capture(&["id"])).unwrap(), Keys::All);
-        assert_eq!(keys(&event, &capture(&[])).unwrap(), Keys::All);
+        assert_eq!(keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).unwrap(), Keys::All);
+        assert_eq!(keys(&event, &capture(&[]), &Ordering::PrimaryKey).unwrap(), Keys::All);
     }
 
     #[test]
     fn a_row_that_is_none_is_an_error() {
         let event = event(Operation::Insert, None, Some("[1]"));
-        assert!(keys(&event, &capture(&["id"])).is_err());
+        assert!(keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).is_err());
         let target = target(Format::default(), Columns::Exclude(Vec::new()), Context::default());
         let item = Item { event: &event, capture: &capture(&[]), keys: &Keys::None, attempt: 1 };
         assert!(target.write(&[item]).is_err());

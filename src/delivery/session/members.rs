@@ -1,7 +1,11 @@
 //! Who is delivered to: definitions come, change and go, and couriers with them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use futures::FutureExt as _;
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -10,34 +14,38 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        courier::{Courier, Order},
+        courier::{Aim, Courier, Order},
         ledger::{Ledger, Room},
         pass::Pass,
         progress::Held,
         target::{Hold, Target},
     },
-    Session,
+    Io, Session,
 };
-use crate::log::{Capture, Definition, Snapshot, Subscription};
+use crate::log::{Capture, Definition, ParkedLanes, Redriven, Snapshot, Subscription};
 
 /// One subscription.
 pub(super) struct Member {
     pub(super) definition: Definition,
     /// How its events are sent, or why they are not.
-    pub(super) target: Result<Arc<Target>, Hold>,
+    pub(super) aim: Result<Aim, Hold>,
     pub(super) ledger: Ledger,
     pub(super) state: State,
     pub(super) unsaved: Unsaved,
+    /// Events that are parked.
+    pub(super) parked: u64,
 }
 
 pub(super) enum State {
     /// In no pass; nothing is under way.
     Resting,
+    /// What is parked of it is being read.
+    Joining,
     Active {
         courier: u64,
         pass: u64,
         orders: mpsc::UnboundedSender<Order>,
-        target: watch::Sender<Arc<Target>>,
+        aim: watch::Sender<Aim>,
         stop: CancellationToken,
         task: AbortHandle,
     },
@@ -69,24 +77,28 @@ impl Session<'_> {
         }
         for Subscription { id, definition, cursor } in subscriptions {
             let target = Target::new(&definition, self.given.config, self.worker.log_id()).map(Arc::new);
+            let aim = target.and_then(|target| {
+                let sink = definition.sink.as_ref().ok_or(Hold::NoSink)?;
+                Ok(Aim { target, outlet: self.outlets.of(sink) })
+            });
             match self.members.get_mut(&id) {
                 Some(member) if member.definition == definition => {}
                 Some(member) => {
                     member.definition = definition;
-                    member.target = target;
-                    if let (State::Active { target: sender, .. }, Ok(target)) = (&member.state, &member.target) {
-                        sender.send_replace(target.clone());
+                    member.aim = aim;
+                    if let (State::Active { aim: sender, .. }, Ok(aim)) = (&member.state, &member.aim) {
+                        sender.send_replace(aim.clone());
                     }
                 }
                 None => {
                     let ledger = Ledger::new(&cursor);
                     let member =
-                        Member { definition, target, ledger, state: State::Resting, unsaved: Unsaved::Nothing };
+                        Member { definition, aim, ledger, state: State::Resting, unsaved: Unsaved::Nothing, parked: 0 };
                     self.members.insert(id, member);
                 }
             }
         }
-        let held = self.members.values().filter_map(|member| match &member.target {
+        let held = self.members.values().filter_map(|member| match &member.aim {
             Ok(_) | Err(Hold::Suspended) => None,
             Err(hold) => Some(Held { trigger: member.definition.trigger.clone(), why: hold.to_string() }),
         });
@@ -101,49 +113,96 @@ impl Session<'_> {
         if self.stopping {
             return;
         }
-        // Those that were stopped in the middle of the same window read the rest of it together.
-        let mut fresh = Vec::<(Option<Snapshot>, BTreeSet<i32>)>::new();
+        // What an earlier courier has parked must be written before it is read.
+        let written = self.exceptions.is_empty() && !self.committing;
+        let mut joining = Vec::new();
         for id in self.members.keys().copied().collect::<Vec<_>>() {
-            let member = &self.members[&id];
-            match (&member.state, &member.target) {
-                (State::Resting, Ok(_)) => {
-                    let to = member.ledger.cursor().to;
-                    match fresh.iter_mut().find(|(known, _)| *known == to) {
-                        Some((_, members)) => drop(members.insert(id)),
-                        None => fresh.push((to, [id].into())),
-                    }
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            match (&member.state, &member.aim) {
+                (State::Resting, Ok(_)) if written => {
+                    member.state = State::Joining;
+                    joining.push(id);
                 }
                 (State::Active { .. }, Err(_)) => self.leave(id),
                 _ => {}
             }
         }
+        if !joining.is_empty() {
+            let worker = self.worker.clone();
+            self.io
+                .push(async move { Io::Parked(worker.parked(&joining).await.map(|parked| (joining, parked))) }.boxed());
+        }
+    }
+
+    /// Gives couriers to members; each takes over what is parked.
+    pub(super) fn join(&mut self, ids: Vec<i32>, mut parked: BTreeMap<i32, ParkedLanes>) {
+        // Those that were stopped in the middle of the same window read the rest of it together.
+        let mut fresh = Vec::<(Option<Snapshot>, BTreeSet<i32>)>::new();
+        for id in ids {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            if !matches!(member.state, State::Joining) {
+                continue;
+            }
+            if self.stopping || member.aim.is_err() {
+                member.state = State::Resting;
+                continue;
+            }
+            let to = member.ledger.cursor().to;
+            match fresh.iter_mut().find(|(known, _)| *known == to) {
+                Some((_, members)) => drop(members.insert(id)),
+                None => fresh.push((to, [id].into())),
+            }
+        }
+        // A courier that has gone may have been given some that it did not park.
+        self.redriving.retain(|(id, _)| !fresh.iter().any(|(_, members)| members.contains(id)));
+        self.look_for_redriven();
         for (to, members) in fresh {
             let pass = self.add_pass(Pass::new(members.clone(), to.map(Arc::new)));
             for id in members {
-                self.join(id, pass);
+                self.hire(id, pass, parked.remove(&id).unwrap_or_default());
             }
         }
     }
 
     /// Gives a member a courier.
-    fn join(&mut self, id: i32, pass: u64) {
+    fn hire(&mut self, id: i32, pass: u64, parked: ParkedLanes) {
         let courier = self.next_number();
         let Some(member) = self.members.get_mut(&id) else { return };
-        let Ok(target) = &member.target else { return };
+        let Ok(aim) = member.aim.clone() else { return };
+        let waiting = parked.groups.iter().map(|(_, waiting, _)| waiting).sum();
         let (orders, receiver) = mpsc::unbounded_channel();
-        let (target, target_receiver) = watch::channel(target.clone());
+        let (aim, aim_receiver) = watch::channel(aim);
         let stop = CancellationToken::new();
         let hired = Courier {
             subscription: id,
             number: courier,
             office: self.office.clone(),
             orders: receiver,
-            target: target_receiver,
+            aim: aim_receiver,
+            parked,
             stop: stop.clone(),
         };
         member.ledger = Ledger::new(&member.ledger.cursor());
+        member.parked = waiting;
         let task = self.couriers.spawn(hired.run());
-        member.state = State::Active { courier, pass, orders, target, stop, task };
+        member.state = State::Active { courier, pass, orders, aim, stop, task };
+    }
+
+    /// Hands dead letters that are to be delivered again to their couriers.
+    pub(super) fn redrive(&mut self, redriven: Vec<(i32, Redriven)>) {
+        let mut parts = BTreeMap::<i32, Vec<Redriven>>::new();
+        for (id, letter) in redriven {
+            let active = self.members.get(&id).is_some_and(|member| matches!(member.state, State::Active { .. }));
+            // Asked for twice before it was written, it is still one.
+            if active && self.redriving.insert((id, letter.event)) {
+                parts.entry(id).or_default().push(letter);
+            }
+        }
+        for (id, letters) in parts {
+            if let Some(Member { state: State::Active { orders, .. }, .. }) = self.members.get(&id) {
+                let _ = orders.send(Order::Redrive(letters));
+            }
+        }
     }
 
     /// Takes a member out of its pass, and lets its attempts end.
@@ -163,19 +222,20 @@ impl Session<'_> {
         if let Some(Member { state: State::Leaving { task, .. }, .. }) = self.members.remove(&id) {
             task.abort();
         }
-        self.dead.retain(|dead| dead.subscription != id);
     }
 
     pub(super) fn is_caught_up(&self) -> bool {
-        let done = |member: &Member| match &member.target {
+        let done = |member: &Member| match &member.aim {
             Err(Hold::Suspended) => matches!(member.state, State::Resting),
             Err(_) => false,
             Ok(_) => {
                 member.ledger.room() == Room::Drained
+                    && member.parked == 0
                     && member.ledger.to().is_none()
                     && self.pulse.as_ref().is_some_and(|now| now == member.ledger.from())
             }
         };
-        !self.loading && self.definitions.is_some() && self.members.values().all(done)
+        let written = self.exceptions.is_empty() && !self.committing && self.redriving.is_empty();
+        !self.loading && written && self.definitions.is_some() && self.members.values().all(done)
     }
 }

@@ -26,13 +26,16 @@ use self::{
 };
 use super::{
     Config,
-    courier::{News, Office, Report},
+    courier::{News, Office, Order, Outcome, Report},
     http::Http,
     metrics::Gauges,
+    outlet::Outlets,
     pass::Pass,
     progress::Monitor,
 };
-use crate::log::{Capture, DeadLetter, Lease, Move, Pulse, Snapshot, Subscription, Worker, WorkerError};
+use crate::log::{
+    Capture, Exception, Lease, Move, Parked, ParkedLanes, Pulse, Redriven, Snapshot, Subscription, Worker, WorkerError,
+};
 
 /// Between two looks at the log. It is most of the time from commit to POST when all is idle, and costs the server one
 /// trivial statement.
@@ -42,6 +45,12 @@ const PULSE: Duration = Duration::from_millis(10);
 const LINGER: Duration = Duration::from_millis(50);
 /// Between commits for subscriptions that had nothing to deliver: they only save reading again after a restart.
 const TIDY: Duration = Duration::from_secs(1);
+/// Events that failed and are not written yet, beyond which nothing is read: each may be a large one.
+const EXCEPTIONS: usize = 2000;
+/// Parked events of a group that are fetched at a time.
+const FETCHED: usize = 32;
+/// Dead letters that are taken back at a time.
+const REDRIVEN: usize = 1000;
 /// Reports taken in one go, so that the loop comes round to the lease in between.
 const REPORTS: usize = 256;
 
@@ -57,10 +66,28 @@ pub(super) struct Given<'a> {
 /// A statement that has come back.
 enum Io {
     Pulse(Result<Pulse, WorkerError>),
-    Definitions(Result<(Vec<Subscription>, Vec<Capture>), WorkerError>),
+    Definitions(Result<Definitions, WorkerError>),
+    Parked(Result<(Vec<i32>, BTreeMap<i32, ParkedLanes>), WorkerError>),
+    /// Parked events of a group, for a courier.
+    Fetched(Fetch, Result<Fetched, WorkerError>),
+    Redriven(Result<Vec<(i32, Redriven)>, WorkerError>),
     Page(u64, Result<Page, WorkerError>),
     Committed(Result<(), WorkerError>),
 }
+
+/// A group of which a courier wants events.
+#[derive(Clone, Copy, Debug)]
+struct Fetch {
+    subscription: i32,
+    courier: u64,
+    root: u64,
+}
+
+/// All subscriptions, their captures, and dead letters that are to be delivered again.
+type Definitions = (Vec<Subscription>, Vec<Capture>, Vec<(i32, Redriven)>);
+
+/// Parked events, and captures that had to be asked for.
+type Fetched = (Vec<Parked>, Vec<Capture>);
 
 struct Session<'a> {
     given: Given<'a>,
@@ -84,7 +111,15 @@ struct Session<'a> {
     /// When what is done is to be written at the latest.
     due: Option<Instant>,
     tidied: Instant,
-    dead: Vec<DeadLetter>,
+    /// To be written, in order.
+    exceptions: Vec<Exception>,
+    /// To be fetched once everything that was said before is written.
+    fetches: Vec<Fetch>,
+    /// Dead letters that were handed to a courier, and are still dead letters in the database.
+    redriving: BTreeSet<(i32, i64)>,
+    /// Of them, those that the commit on its way takes back.
+    taken_back: Vec<(i32, i64)>,
+    outlets: Outlets,
     stopping: bool,
 }
 
@@ -114,7 +149,11 @@ pub(super) async fn run(
         committing: false,
         due: None,
         tidied: Instant::now(),
-        dead: Vec::new(),
+        exceptions: Vec::new(),
+        fetches: Vec::new(),
+        redriving: BTreeSet::new(),
+        taken_back: Vec::new(),
+        outlets: Outlets::default(),
         stopping: false,
     };
     session.gauges.leases.set(1);
@@ -182,15 +221,29 @@ impl Session<'_> {
         match io {
             Io::Pulse(pulse) => self.note_pulse(pulse?),
             Io::Definitions(found) => {
-                let (subscriptions, captures) = found?;
+                let (subscriptions, captures, redriven) = found?;
                 self.loading = false;
                 self.load(subscriptions, captures);
+                self.redrive(redriven);
             }
+            Io::Parked(found) => {
+                let (ids, parked) = found?;
+                self.join(ids, parked);
+            }
+            Io::Fetched(fetch, found) => self.revive(fetch, found?),
+            Io::Redriven(found) => self.redrive(found?),
             Io::Page(pass, page) => self.hand_out(pass, page?),
             Io::Committed(result) => {
                 result?;
                 self.committing = false;
                 self.given.monitor.metrics.commits.inc();
+                self.committed_redriving();
+                if !self.stopping {
+                    self.settle_members();
+                    for pass in self.passes.keys().copied().collect::<Vec<_>>() {
+                        self.advance(pass);
+                    }
+                }
             }
         }
         Ok(())
@@ -217,7 +270,7 @@ impl Session<'_> {
             self.definitions = Some(pulse.definitions);
             self.loading = true;
             let worker = self.worker.clone();
-            self.io.push(async move { Io::Definitions(worker.subscriptions().await) }.boxed());
+            self.io.push(async move { Io::Definitions(definitions(&worker).await) }.boxed());
         }
         // The same cut stays the same pointer, which makes comparing members' positions with it cheap.
         if self.pulse.as_deref() != Some(&pulse.now) {
@@ -254,11 +307,22 @@ impl Session<'_> {
                 _ => continue,
             }
             match news {
-                News::Done { receipt, dead } => {
-                    member.ledger.settle(receipt);
-                    member.unsaved = Unsaved::Done;
-                    self.dead.extend(dead);
+                News::Outcomes(outcomes) => {
                     self.due.get_or_insert_with(|| Instant::now() + LINGER);
+                    for outcome in outcomes {
+                        match outcome {
+                            Outcome::Done(receipt) => {
+                                member.ledger.settle(receipt);
+                                member.unsaved = Unsaved::Done;
+                            }
+                            Outcome::Exception(exception) => {
+                                member.parked = member.parked.saturating_add_signed(exception.parks());
+                                self.exceptions.push(exception);
+                            }
+                            Outcome::Empty(events) => member.parked = member.parked.saturating_sub(events),
+                            Outcome::Fetch(root) => self.fetches.push(Fetch { subscription, courier, root }),
+                        }
+                    }
                 }
                 News::Stopped => {
                     member.state = State::Resting;
@@ -281,6 +345,14 @@ impl Session<'_> {
 
     fn commit_if_due(&mut self) {
         let now = Instant::now();
+        // What is to be fetched may not be written yet.
+        if !self.fetches.is_empty() && !self.committing {
+            if self.exceptions.is_empty() {
+                self.fetch();
+            } else {
+                self.due = Some(now);
+            }
+        }
         if self.due.is_some_and(|due| due <= now) {
             self.commit(Unsaved::Done);
         } else if now.duration_since(self.tidied) >= TIDY {
@@ -288,7 +360,67 @@ impl Session<'_> {
         }
     }
 
-    /// Writes the cursors of which at least so much is unsaved, and the events that were given up. One commit at a time.
+    /// Reads what couriers have asked for.
+    fn fetch(&mut self) {
+        for fetch in std::mem::take(&mut self.fetches) {
+            let (worker, captures) = (self.worker.clone(), self.captures.clone());
+            self.io.push(
+                async move {
+                    let Fetch { subscription, root, .. } = fetch;
+                    let found = async {
+                        let events = worker.fetch(subscription, root, FETCHED).await?;
+                        let missing =
+                            reading::missing(&worker, &captures, events.iter().map(|parked| parked.event.capture));
+                        let captures = missing.await?;
+                        Ok((events, captures))
+                    };
+                    Io::Fetched(fetch, found.await)
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    /// Hands parked events to the courier that has asked for them, if it is still there.
+    fn revive(&mut self, Fetch { subscription, courier, root }: Fetch, (events, captures): Fetched) {
+        self.learn(captures);
+        let Some(Member { state: State::Active { courier: present, orders, .. }, .. }) =
+            self.members.get(&subscription)
+        else {
+            return;
+        };
+        if *present != courier {
+            return;
+        }
+        let known = |parked: Parked| Some((self.captures.get(&parked.event.capture)?.clone(), parked));
+        let events = events.into_iter().filter_map(known).map(|(capture, parked)| (parked, capture)).collect();
+        let _ = orders.send(Order::Fetched(root, events));
+    }
+
+    fn learn(&mut self, captures: Vec<Capture>) {
+        if !captures.is_empty() {
+            Arc::make_mut(&mut self.captures)
+                .extend(captures.into_iter().map(|capture| (capture.id, Arc::new(capture))));
+        }
+    }
+
+    /// Dead letters that were taken back are none any more; there may be further ones.
+    fn committed_redriving(&mut self) {
+        let written = std::mem::take(&mut self.taken_back);
+        for letter in &written {
+            self.redriving.remove(letter);
+        }
+        if !written.is_empty() && self.redriving.is_empty() && !self.stopping {
+            self.look_for_redriven();
+        }
+    }
+
+    fn look_for_redriven(&mut self) {
+        let worker = self.worker.clone();
+        self.io.push(async move { Io::Redriven(worker.redriven(REDRIVEN).await) }.boxed());
+    }
+
+    /// Writes the cursors of which at least so much is unsaved, and what failed. One commit at a time.
     fn commit(&mut self, at_least: Unsaved) {
         if self.committing {
             return;
@@ -302,18 +434,35 @@ impl Session<'_> {
             member.unsaved = Unsaved::Nothing;
             moves.push(Move { subscription, cursor: member.ledger.cursor() });
         }
-        let dead = std::mem::take(&mut self.dead);
-        if moves.is_empty() && dead.is_empty() {
+        let exceptions = std::mem::take(&mut self.exceptions);
+        if moves.is_empty() && exceptions.is_empty() {
             return;
         }
-        if let Some(first) = dead.first() {
-            // One line for a commit: an outage may give up thousands.
-            let trigger = self.members.get(&first.subscription).map(|member| member.definition.trigger.to_string());
-            let DeadLetter { event, attempts, error, .. } = first;
-            tracing::warn!(events = dead.len(), first = event, trigger, attempts, error, "events were given up");
-        }
+        self.complain(&exceptions);
+        self.taken_back.extend(exceptions.iter().filter_map(|exception| match exception {
+            Exception::Redrive { subscription, event, .. } => Some((*subscription, *event)),
+            _ => None,
+        }));
         self.committing = true;
         let (worker, lease) = (self.worker.clone(), self.lease);
-        self.io.push(async move { Io::Committed(worker.commit(lease, &moves, &dead).await) }.boxed());
+        self.io.push(async move { Io::Committed(worker.commit(lease, &moves, &exceptions).await) }.boxed());
     }
+
+    /// One line for a commit: many events may be given up at once.
+    fn complain(&self, exceptions: &[Exception]) {
+        let dead: Vec<_> = exceptions
+            .iter()
+            .filter_map(|exception| if let Exception::Bury(letter) = exception { Some(letter) } else { None })
+            .collect();
+        let Some(first) = dead.first() else { return };
+        let trigger = self.members.get(&first.subscription).map(|member| member.definition.trigger.to_string());
+        let (event, attempts, error) = (first.event.id, first.attempts, &first.failure.error);
+        tracing::warn!(events = dead.len(), first = event, trigger, attempts, error, "events were given up");
+    }
+}
+
+/// Reads the definitions, and which dead letters are to be delivered again.
+async fn definitions(worker: &Worker) -> Result<Definitions, WorkerError> {
+    let (subscriptions, captures) = worker.subscriptions().await?;
+    Ok((subscriptions, captures, worker.redriven(REDRIVEN).await?))
 }

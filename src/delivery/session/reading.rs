@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 
 use super::{
     super::{
-        courier::Order,
+        courier::{Item, Order},
         ledger::{Handout, Ledger},
         pass::{Next, Pass},
     },
@@ -55,6 +55,9 @@ impl Session<'_> {
 
     /// Lets a pass read its next page, if it may and there is one.
     pub(super) fn advance(&mut self, id: u64) {
+        if self.exceptions.len() > super::EXCEPTIONS {
+            return;
+        }
         let (Some(now), Some(pass)) = (&self.pulse, self.passes.get_mut(&id)) else { return };
         let Some(start) = Start::of(pass.members().iter().map(|id| (*id, &self.members[id].ledger))) else {
             self.passes.remove(&id);
@@ -86,9 +89,7 @@ impl Session<'_> {
 
     /// Gives each member of a pass its part of a page.
     pub(super) fn hand_out(&mut self, id: u64, page: Page) {
-        for capture in page.captures {
-            Arc::make_mut(&mut self.captures).insert(capture.id, Arc::new(capture));
-        }
+        self.learn(page.captures);
         let Some(pass) = self.passes.get_mut(&id) else { return };
         let Some(to) = pass.to().cloned() else { return };
         let ends = page.events.len() < PAGE;
@@ -113,9 +114,12 @@ impl Session<'_> {
                 member.unsaved = member.unsaved.max(Unsaved::Passed);
             }
             let State::Active { orders, .. } = &member.state else { continue };
-            for (receipt, (event, capture)) in receipts.into_iter().zip(part) {
+            let items =
+                receipts.into_iter().zip(part).map(|(receipt, (event, capture))| Item { receipt, event, capture });
+            let items: Vec<_> = items.collect();
+            if !items.is_empty() {
                 // A courier ends before its session only by a panic, which ends the session too.
-                let _ = orders.send(Order { receipt, event, capture });
+                let _ = orders.send(Order::Deliver(items));
             }
         }
         pass.end(ends);
@@ -175,7 +179,17 @@ async fn read(
     after: i64,
 ) -> Result<Page, WorkerError> {
     let events = worker.window(from, to, after, PAGE).await?;
-    let needed: BTreeSet<_> = events.iter().map(|event| event.capture).filter(|id| !known.contains_key(id)).collect();
+    let captures = missing(worker, known, events.iter().map(|event| event.capture)).await?;
+    Ok(Page { events, captures })
+}
+
+/// Reads those captures that are not known.
+pub(super) async fn missing(
+    worker: &Worker,
+    known: &HashMap<i32, Arc<Capture>>,
+    needed: impl Iterator<Item = i32>,
+) -> Result<Vec<Capture>, WorkerError> {
+    let needed: BTreeSet<_> = needed.filter(|id| !known.contains_key(id)).collect();
     let mut captures = Vec::new();
     for id in needed {
         let capture = worker.capture(id).await?;
@@ -184,7 +198,7 @@ async fn read(
             why: format!("events of capture {id}, which is not there"),
         })?);
     }
-    Ok(Page { events, captures })
+    Ok(captures)
 }
 
 #[cfg(test)]

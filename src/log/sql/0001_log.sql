@@ -156,21 +156,110 @@ CREATE TABLE :schema.lease (
 ) WITH (fillfactor = 50);
 INSERT INTO :schema.lease VALUES ('delivery', 0, '', '-infinity');
 
+-- Events that wait because one of their key, or of a key that is tied to it, has failed. The cursor is beyond them: they are
+-- copied here, so that the log may move on and go. Only what failed, and what must come after it, is ever written here.
+CREATE TABLE :schema.parked (
+    trigger_id integer NOT NULL REFERENCES :schema.trigger ON DELETE CASCADE,
+    seq bigint NOT NULL,
+    lane bigint NOT NULL,
+    event_id bigint NOT NULL,
+    txid pg_catalog.xid8 NOT NULL,
+    event_at timestamptz NOT NULL,
+    capture integer NOT NULL,
+    op "char" NOT NULL,
+    old json,
+    new json,
+    context json,
+    attempts integer NOT NULL DEFAULT 0,
+    first_at timestamptz,
+    last_at timestamptz,
+    status integer,
+    error text,
+    response text,
+    PRIMARY KEY (trigger_id, seq)
+);
+CREATE INDEX parked_order ON :schema.parked (trigger_id, lane, seq);
+COMMENT ON TABLE :schema.parked IS 'eventtrigger: events that wait for a retry, and those of the same key behind them, in order of seq';
+COMMENT ON COLUMN :schema.parked.lane IS 'the group of keys, by hash, that it waits in';
+COMMENT ON COLUMN :schema.parked.attempts IS 'how often it was sent; 0 if it only waits for another';
+
+-- Keys of which something is parked. A key that is tied to another by an event of both waits in that one's group.
+CREATE TABLE :schema.parked_lane (
+    trigger_id integer NOT NULL REFERENCES :schema.trigger ON DELETE CASCADE,
+    lane bigint NOT NULL,
+    root bigint NOT NULL,
+    due timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    PRIMARY KEY (trigger_id, lane)
+);
+COMMENT ON COLUMN :schema.parked_lane.root IS 'the group, named by one of its keys';
+COMMENT ON COLUMN :schema.parked_lane.due IS 'of a group: when its first event is tried again';
+
+-- What an EventTrigger's sink keeps its events from, as the workers found it; no row while events flow.
+CREATE TABLE :schema.obstacle (
+    trigger_id integer PRIMARY KEY REFERENCES :schema.trigger ON DELETE CASCADE,
+    reason text NOT NULL,
+    message text NOT NULL,
+    resume text,
+    since timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE :schema.obstacle IS 'eventtrigger: sinks that take no events: why, and since when';
+COMMENT ON COLUMN :schema.obstacle.resume IS 'the annotation eventtrigger.dev/resume when the sink said that it is gone; another value resumes it';
+
 -- Events given up: after the last retry, or refused for good.
 CREATE TABLE :schema.dead_letter (
     trigger_namespace text NOT NULL,
     trigger_name text NOT NULL,
     event_id bigint NOT NULL,
-    attempts integer NOT NULL,
-    status integer,
-    error text NOT NULL,
+    seq bigint NOT NULL,
+    lanes bigint[] NOT NULL,
+    txid pg_catalog.xid8 NOT NULL,
+    event_at timestamptz NOT NULL,
+    capture integer NOT NULL,
+    op "char" NOT NULL,
     old json,
     new json,
     context json,
+    attempts integer NOT NULL,
+    first_at timestamptz NOT NULL,
     at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    status integer,
+    error text NOT NULL,
+    response text,
+    redrive boolean NOT NULL DEFAULT false,
     PRIMARY KEY (trigger_namespace, trigger_name, event_id)
 );
+CREATE INDEX dead_letter_redrive ON :schema.dead_letter (trigger_namespace, trigger_name, seq) WHERE redrive;
 COMMENT ON TABLE :schema.dead_letter IS 'eventtrigger: events that were given up, with what was to be sent';
+COMMENT ON COLUMN :schema.dead_letter.first_at IS 'the first attempt that failed; "at" is the last';
+COMMENT ON COLUMN :schema.dead_letter.response IS 'the beginning of the last response''s body';
+COMMENT ON COLUMN :schema.dead_letter.redrive IS 'it is to be delivered again, see redrive(); it leaves this table when a worker takes it';
+
+-- Delivers dead letters again, in their order, and in order with whatever else waits of their key. By EventTrigger; of it all,
+-- or those that `which`, a condition on the table's columns, is true for: redrive('shop', 'paid', event => 42),
+-- redrive('shop', 'paid', since => now() - interval '1 day', status => 503). Returns how many.
+CREATE FUNCTION :schema.redrive(trigger_namespace text, trigger_name text, event bigint DEFAULT NULL,
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, status integer DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    marked bigint;
+BEGIN
+    IF NOT EXISTS (SELECT FROM :schema.trigger AS t WHERE t.namespace = redrive.trigger_namespace AND t.name = redrive.trigger_name) THEN
+        RAISE EXCEPTION 'there is no EventTrigger %/%', trigger_namespace, trigger_name
+            USING HINT = 'its dead letters can be redriven once it is there again', ERRCODE = 'no_data_found';
+    END IF;
+    UPDATE :schema.dead_letter AS d SET redrive = true
+    WHERE d.trigger_namespace = redrive.trigger_namespace AND d.trigger_name = redrive.trigger_name AND NOT d.redrive
+      AND (event IS NULL OR d.event_id = event) AND (since IS NULL OR d.at >= since) AND (until IS NULL OR d.at < until)
+      AND (redrive.status IS NULL OR d.status = redrive.status);
+    GET DIAGNOSTICS marked = ROW_COUNT;
+    -- Workers look at it.
+    IF marked > 0 THEN
+        UPDATE :schema.meta SET definitions = definitions + 1;
+    END IF;
+    RETURN marked;
+END
+$$;
+COMMENT ON FUNCTION :schema.redrive IS 'eventtrigger: delivers dead letters of an EventTrigger again, all or some';
 
 -- Events that were dropped before a trigger had them, because retention.maxHeldSize said so.
 CREATE TABLE :schema.lost (
@@ -267,10 +356,11 @@ CREATE FUNCTION :schema.acting_role() RETURNS text LANGUAGE sql STABLE AS $$
         THEN pg_catalog.current_setting('role') ELSE session_user::pg_catalog.text END
 $$;
 
--- How a capture function of a statement learns, at no cost while there is none, that it has met a row that may be too long:
--- its INSERT leaves the row to a second one and notes that here, for the moment between both. `true`: until the
--- transaction ends, at the latest.
-CREATE FUNCTION :schema.put_off() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+-- How a capture function of a statement learns, at next to no cost while there is none, that it has met a row that may be too
+-- long: its INSERT leaves the row to a second one and notes that here, for the moment between both. `true`: until the
+-- transaction ends, at the latest. SECURITY DEFINER only because PostgreSQL then looks a function's language up when it is
+-- called first, and not whenever a statement that might call it begins.
+CREATE FUNCTION :schema.put_off() RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
 BEGIN
     PERFORM pg_catalog.set_config('eventtrigger.put_off', 'yes', true);
     RETURN false;

@@ -2,7 +2,9 @@
 SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1),
     (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')
          AND (c.relname NOT IN ('cursor', 'lease') OR pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE'))
-         AND (c.relname <> 'dead_letter' OR pg_catalog.has_table_privilege(r.oid, c.oid, 'INSERT'))
+         AND (c.relname NOT IN ('parked', 'parked_lane', 'obstacle', 'dead_letter')
+              OR pg_catalog.has_table_privilege(r.oid, c.oid, 'INSERT') AND pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE')
+                 AND pg_catalog.has_table_privilege(r.oid, c.oid, 'DELETE'))
          AND pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'USAGE'))
      FROM pg_catalog.pg_class AS c CROSS JOIN pg_catalog.pg_roles AS r
      WHERE c.relnamespace = ':schema'::pg_catalog.regnamespace AND c.relkind IN ('r', 'v') AND r.rolname = $1)

@@ -1,18 +1,19 @@
--- As commit.sql, and writes events that were given up (arrays: $7 triggers, $8 events, $9 attempts, $10 status, $11 errors,
--- $12 old, $13 new, $14 context). An event that is given up a second time, after a crash, is written once.
-WITH held AS MATERIALIZED (
-    SELECT FROM lease WHERE name = 'delivery' AND epoch = $1 FOR SHARE
-), moved AS (
-    UPDATE cursor AS c SET cut = m.cut::pg_snapshot, target = m.target::pg_snapshot, after = m.after, done = m.done::bigint[]
-    FROM unnest($2::int4[], $3::text[], $4::text[], $5::int8[], $6::text[]) AS m (trigger_id, cut, target, after, done)
-    WHERE c.trigger_id = m.trigger_id AND EXISTS (SELECT FROM held)
-), buried AS (
-    INSERT INTO dead_letter (trigger_namespace, trigger_name, event_id, attempts, status, error, old, new, context)
-    SELECT t.namespace, t.name, d.event_id, d.attempts, d.status, d.error, d.old::json, d.new::json, d.context::json
-    FROM unnest($7::int4[], $8::int8[], $9::int4[], $10::int4[], $11::text[], $12::text[], $13::text[], $14::text[])
-        AS d (trigger_id, event_id, attempts, status, error, old, new, context)
-    JOIN trigger AS t ON t.id = d.trigger_id
-    WHERE EXISTS (SELECT FROM held)
-    ON CONFLICT DO NOTHING
+-- Run by a worker, with the lease, for events that are given up (arrays: $1 triggers, $2 seq, $3 to $10 the events, $11 to $14
+-- what failed, $15 lanes, $16 whether it was parked). One that is given up a second time, after a crash or a redrive, is
+-- written once: the last counts.
+WITH buried AS (
+    SELECT * FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::xid8[], $5::timestamptz[], $6::int4[], $7::text[], $8::text[],
+        $9::text[], $10::text[], $11::int4[], $12::int4[], $13::text[], $14::text[], $15::text[], $16::boolean[])
+        AS d (trigger_id, seq, event_id, txid, event_at, capture, op, old, new, context, attempts, status, error, response, lanes, parked)
+), unparked AS (
+    DELETE FROM parked AS p USING buried AS d WHERE d.parked AND p.trigger_id = d.trigger_id AND p.seq = d.seq
+    RETURNING p.trigger_id, p.seq, p.first_at
 )
-SELECT EXISTS (SELECT FROM held)
+INSERT INTO dead_letter (trigger_namespace, trigger_name, event_id, seq, lanes, txid, event_at, capture, op, old, new, context,
+    attempts, first_at, status, error, response)
+SELECT t.namespace, t.name, d.event_id, d.seq, d.lanes::bigint[], d.txid, d.event_at, d.capture, d.op::"char", d.old::json,
+    d.new::json, d.context::json, d.attempts, coalesce(u.first_at, now()), d.status, d.error, d.response
+FROM buried AS d JOIN trigger AS t ON t.id = d.trigger_id
+LEFT JOIN unparked AS u ON u.trigger_id = d.trigger_id AND u.seq = d.seq
+ON CONFLICT (trigger_namespace, trigger_name, event_id) DO UPDATE SET seq = excluded.seq, attempts = excluded.attempts,
+    at = excluded.at, status = excluded.status, error = excluded.error, response = excluded.response, redrive = false

@@ -1,13 +1,15 @@
 //! A delivery worker's connection to the log: the lease, what is new, and how far delivery has come.
 
+mod exceptions;
 mod reader;
 mod segments;
 mod wire;
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, Row, Statement, types::ToSql};
+use tokio_postgres::{Client, Row, Statement, Transaction, types::ToSql};
 
+pub use self::exceptions::{DeadLetter, Exception, Failure, Parked, ParkedLanes, Redriven};
 use self::reader::Reader;
 use super::{
     Definition, Event, SCHEMA_VERSION, Snapshot,
@@ -84,27 +86,6 @@ pub struct Move {
     pub cursor: Cursor,
 }
 
-/// An event that was given up.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Whose delivery.
-    pub subscription: i32,
-    /// The event.
-    pub event: i64,
-    /// How often it was sent.
-    pub attempts: u32,
-    /// The last response's status, if there was a response.
-    pub status: Option<u16>,
-    /// What went wrong the last time; bounded, without credentials.
-    pub error: String,
-    /// The row before and after, as the log had them.
-    pub old: Option<String>,
-    /// See `old`.
-    pub new: Option<String>,
-    /// See `old`.
-    pub context: Option<String>,
-}
-
 /// What may go wrong between a worker and the log.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -135,11 +116,15 @@ pub enum WorkerError {
     },
 }
 
-/// A delivery worker's connection to the log; statements may be pipelined. A second one is opened while there is a
-/// backlog to read.
+/// A delivery worker's connection to the log; statements may be pipelined. A second one is opened when there is a backlog
+/// to read, a third when there are failures to write.
 #[derive(Debug)]
 pub struct Worker {
     client: Client,
+    /// For what failed; opened when something does.
+    aside: tokio::sync::Mutex<Option<Client>>,
+    config: ConnectConfig,
+    schema: Ident,
     reader: Reader,
     log_id: String,
     statements: Statements,
@@ -151,8 +136,7 @@ struct Statements {
     pulse: Statement,
     renew: Statement,
     commit: Statement,
-    bury: Statement,
-    schema: String,
+    fetch: Statement,
 }
 
 impl Worker {
@@ -168,10 +152,17 @@ impl Worker {
             pulse: prepare(include_str!("../sql/pulse.sql")).await.map_err(failed)?,
             renew: prepare(include_str!("../sql/renew.sql")).await.map_err(failed)?,
             commit: prepare(include_str!("../sql/commit.sql")).await.map_err(failed)?,
-            bury: prepare(include_str!("../sql/bury.sql")).await.map_err(failed)?,
-            schema: schema.as_str().to_owned(),
+            fetch: prepare(include_str!("../sql/fetch.sql")).await.map_err(failed)?,
         };
-        let worker = Self { client, reader: Reader::new(config, schema), log_id, statements };
+        let worker = Self {
+            client,
+            aside: tokio::sync::Mutex::default(),
+            config: config.clone(),
+            schema: schema.clone(),
+            reader: Reader::new(config, schema),
+            log_id,
+            statements,
+        };
         worker.pulse().await?;
         Ok(worker)
     }
@@ -295,48 +286,25 @@ impl Worker {
         self.reader.window(&self.client, from, to, after, limit).await
     }
 
-    /// Writes new positions and given-up events in one transaction.
+    /// Writes new positions.
     ///
     /// # Errors
     /// [`WorkerError::Fenced`] if the lease is no longer ours; then nothing was written.
-    pub async fn commit(&self, lease: Lease, moves: &[Move], dead: &[DeadLetter]) -> Result<(), WorkerError> {
-        let failed = |source| WorkerError::Sql { doing: "write how far delivery has come", source };
-        let subscriptions: Vec<i32> = moves.iter().map(|step| step.subscription).collect();
-        let cuts: Vec<String> = moves.iter().map(|step| step.cursor.from.to_string()).collect();
-        let targets: Vec<Option<String>> =
-            moves.iter().map(|step| step.cursor.to.as_ref().map(ToString::to_string)).collect();
-        let after: Vec<i64> = moves.iter().map(|step| step.cursor.after).collect();
-        // PostgreSQL has no arrays of arrays of unequal length.
-        let done: Vec<String> = moves.iter().map(|step| array(&step.cursor.done)).collect();
-        let commit: [&(dyn ToSql + Sync); 6] = [&lease.epoch, &subscriptions, &cuts, &targets, &after, &done];
-        let held = if dead.is_empty() {
-            self.client.query_one(&self.statements.commit, &commit).await.map_err(failed)?.get(0)
-        } else {
-            self.bury(lease, dead, &commit).await?
-        };
-        if held { Ok(()) } else { Err(WorkerError::Fenced) }
+    async fn advance(&self, lease: Lease, moves: &[Move]) -> Result<(), WorkerError> {
+        let moves = Moves::of(lease, moves);
+        let row = self.client.query_one(&self.statements.commit, &moves.parameters()).await.map_err(committing)?;
+        if row.get(0) { Ok(()) } else { Err(WorkerError::Fenced) }
     }
 
-    /// Dead letters and positions in one statement, so that one connection serves pipelined statements and needs no `BEGIN`.
-    async fn bury(
+    /// Writes new positions in a transaction that writes more; whether the lease is still ours.
+    async fn moved(
         &self,
+        transaction: &Transaction<'_>,
         lease: Lease,
-        dead: &[DeadLetter],
-        commit: &[&(dyn ToSql + Sync); 6],
-    ) -> Result<bool, WorkerError> {
-        let failed = |source| WorkerError::Sql { doing: "write dead letters", source };
-        let of: Vec<i32> = dead.iter().map(|letter| letter.subscription).collect();
-        let events: Vec<i64> = dead.iter().map(|letter| letter.event).collect();
-        let attempts: Vec<i32> = dead.iter().map(|letter| i32::try_from(letter.attempts).unwrap_or(i32::MAX)).collect();
-        let status: Vec<Option<i32>> = dead.iter().map(|letter| letter.status.map(i32::from)).collect();
-        let errors: Vec<&str> = dead.iter().map(|letter| letter.error.as_str()).collect();
-        let old: Vec<Option<&str>> = dead.iter().map(|letter| letter.old.as_deref()).collect();
-        let new: Vec<Option<&str>> = dead.iter().map(|letter| letter.new.as_deref()).collect();
-        let context: Vec<Option<&str>> = dead.iter().map(|letter| letter.context.as_deref()).collect();
-        let letters: [&(dyn ToSql + Sync); 8] = [&of, &events, &attempts, &status, &errors, &old, &new, &context];
-        let parameters: Vec<&(dyn ToSql + Sync)> = commit.iter().chain(&letters).copied().collect();
-        debug_assert_eq!(parameters.len(), 14, "of lease {}", lease.epoch);
-        Ok(self.client.query_one(&self.statements.bury, &parameters).await.map_err(failed)?.get(0))
+        moves: &[Move],
+    ) -> Result<bool, tokio_postgres::Error> {
+        let moves = Moves::of(lease, moves);
+        Ok(transaction.query_one(include_str!("../sql/commit.sql"), &moves.parameters()).await?.get(0))
     }
 
     /// Dead letters of each EventTrigger: how many.
@@ -352,8 +320,40 @@ impl Worker {
 
     /// Name of the log's schema, for messages.
     pub fn schema(&self) -> &str {
-        &self.statements.schema
+        self.schema.as_str()
     }
+}
+
+/// New positions, as `commit.sql` takes them.
+struct Moves {
+    epoch: i64,
+    subscriptions: Vec<i32>,
+    cuts: Vec<String>,
+    targets: Vec<Option<String>>,
+    after: Vec<i64>,
+    /// PostgreSQL has no arrays of arrays of unequal length.
+    done: Vec<String>,
+}
+
+impl Moves {
+    fn of(lease: Lease, moves: &[Move]) -> Self {
+        Self {
+            epoch: lease.epoch,
+            subscriptions: moves.iter().map(|step| step.subscription).collect(),
+            cuts: moves.iter().map(|step| step.cursor.from.to_string()).collect(),
+            targets: moves.iter().map(|step| step.cursor.to.as_ref().map(ToString::to_string)).collect(),
+            after: moves.iter().map(|step| step.cursor.after).collect(),
+            done: moves.iter().map(|step| array(&step.cursor.done)).collect(),
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
+        [&self.epoch, &self.subscriptions, &self.cuts, &self.targets, &self.after, &self.done]
+    }
+}
+
+fn committing(source: tokio_postgres::Error) -> WorkerError {
+    WorkerError::Sql { doing: "write how far delivery has come", source }
 }
 
 /// The log's id, if the log is of this version, on its own server, and this owner's.

@@ -53,7 +53,7 @@ fn good_manifests_get_their_defaults_and_the_same_uid_in_every_run() {
 #[rstest]
 #[case::unknown_field("sink: {uri", "snik: {uri",
     &["shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing; add it: Where the events go",
-      "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: captureReplicated, columns, context, delivery, eventLogRef, on, reclaimPolicy, sink, suspend, table)"])]
+      "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: captureReplicated, columns, context, delivery, eventLogRef, on, ordering, reclaimPolicy, sink, suspend, table)"])]
 #[case::unknown_operation("insert: {}", "upsert: {}",
     &["shop.yaml:12: EventTrigger shop/paid: spec.on.upsert: there is no such field; did you mean insert? (of: delete, insert, truncate, update)",
       "shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update, delete and truncate, such as insert: {}"])]

@@ -28,7 +28,7 @@ async fn nothing_is_noted_for_a_table_of_which_nobody_asks() {
     admin.install("u1", &everything("all", orders())).await.unwrap();
     database.run("SET app.\"user\" = '7'; INSERT INTO orders VALUES (1)").await;
     assert_eq!(noted(&database.client).await, [None]);
-    let sql = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture\\_%' AND (prosrc LIKE '%setting%' OR prosrc LIKE '%role%')";
+    let sql = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture\\_%' AND (prosrc LIKE '%.setting(%' OR prosrc LIKE '%role%')";
     assert_eq!(database.client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 

@@ -93,6 +93,23 @@ async fn of_values_that_are_too_long_together_the_longest_is_left_out() {
     assert_eq!((rows[1].get::<_, bool>(0), rows[1].get::<_, Option<&str>>(4)), (false, None));
 }
 
+/// The setting by which a statement learns of such rows stays behind in the session.
+#[tokio::test]
+async fn a_session_that_had_a_long_row_captures_each_later_one_once() {
+    let database = documents("plain").await;
+    for id in [1, 2] {
+        let long = "(jsonb_build_array(repeat('x', 70000000)))";
+        database
+            .run(&format!("INSERT INTO documents (id, tree) SELECT {id}, {long} UNION ALL SELECT {id} + 3, '{{}}'"))
+            .await;
+        database.run(&format!("INSERT INTO documents (id) VALUES ({id} + 6)")).await;
+    }
+    let sql = "SELECT array_agg(new ->> 'id' ORDER BY id), string_agg(context::text, ' ') FROM eventlog.event";
+    let row = database.client.query_one(sql, &[]).await.unwrap();
+    assert_eq!(row.get::<_, Vec<&str>>(0), ["4", "1", "7", "5", "2", "8"]);
+    assert_eq!(row.get::<_, &str>(1), r#"{"omitted":["tree"]} {"omitted":["tree"]}"#);
+}
+
 #[tokio::test]
 async fn while_columns_are_not_known_a_long_row_is_captured_without_them() {
     let database = documents("listened to").await;

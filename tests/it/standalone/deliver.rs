@@ -26,7 +26,7 @@ async fn a_worker_delivers_with_the_secrets_of_its_file_answers_probes_and_ends_
     let secret = SecretName::new("shop", "billing", "token");
     let header = Header { name: "Authorization".to_owned(), value: HeaderValue::Secret(secret.clone()) };
     let mut definition = everything("all", orders());
-    definition.sink = Some(Sink { url: receiver.url("/"), headers: vec![header], ..Sink::default() });
+    definition.sink = Some(Sink { headers: vec![header], ..Sink::to(receiver.url("/")) });
     admin.install("u1", &definition).await.unwrap();
     let config = Config {
         owner: owner(),

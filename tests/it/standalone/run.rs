@@ -160,7 +160,8 @@ async fn wrong_manifests_are_refused_as_a_whole_and_nothing_is_installed() {
         "--until-idle",
     ];
     let (code, stdout, stderr) = said(&mut eventtrigger(&args)).await;
-    let fields = "captureReplicated, columns, context, delivery, eventLogRef, on, reclaimPolicy, sink, suspend, table";
+    let fields =
+        "captureReplicated, columns, context, delivery, eventLogRef, on, ordering, reclaimPolicy, sink, suspend, table";
     let expected = format!(
         "{path}/b.yaml:7: EventTrigger shop/more: spec.paused: there is no such field; use one of: {fields}\n\
          {path}/b.yaml:10: EventTrigger shop/more: spec.on.insrt: there is no such field; did you mean insert? (of: delete, insert, truncate, update)\n\

@@ -2,8 +2,25 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Prints what is measured and writes it to `target/bench/<name>.json`. An interrupted run returns, too: servers and
+/// workers are stopped when they are dropped.
+pub(crate) async fn publish(name: &str, measured: impl Future<Output = Result<Report>>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let report = tokio::select! {
+        report = measured => report?,
+        _ = tokio::signal::ctrl_c() => return Err(anyhow!("interrupted")),
+        _ = terminate.recv() => return Err(anyhow!("terminated")),
+    };
+    println!("{}", report.table());
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench").join(name).with_extension("json");
+    report.write(&file)?;
+    println!("written to {}", file.display());
+    Ok(())
+}
 
 /// One number.
 #[derive(Clone, Debug, Serialize)]
@@ -72,7 +89,7 @@ impl Report {
     }
 
     /// Cases as rows and contenders as columns, a table for each metric; then the targets.
-    pub(crate) fn table(&self) -> String {
+    fn table(&self) -> String {
         let mut text = String::new();
         for (metric, unit) in distinct(self.figures.iter().map(|figure| (&figure.metric, &figure.unit))) {
             let of_metric = || self.figures.iter().filter(|figure| &figure.metric == metric && &figure.unit == unit);
@@ -106,7 +123,7 @@ impl Report {
     }
 
     /// Writes the numbers as a JSON array.
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+    fn write(&self, file: &Path) -> Result<()> {
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)?;
         }

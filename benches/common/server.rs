@@ -14,7 +14,7 @@ use eventtrigger::{api::TlsMode, log::ConnectConfig};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::measure::{children, processes};
+use super::measure::{children, processes};
 
 /// Where Debian and Ubuntu have the server's programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
@@ -54,7 +54,7 @@ impl Server {
         server.program("initdb", &["--username", ROLE, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-D"])?;
         let settings = SETTINGS.map(|(name, value)| format!("{name} = '{value}'\n")).concat();
         let own = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nport = {PORT}\nmax_connections = 50\n",
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nport = {PORT}\nmax_connections = 100\n",
             server.folder().display()
         );
         let file = server.data().join("postgresql.conf");
@@ -80,6 +80,11 @@ impl Server {
             tls: TlsMode::Disable,
             ca: None,
         }
+    }
+
+    /// How programs reach a database of it, as a libpq URI.
+    pub(crate) fn url(&self, dbname: &str) -> String {
+        format!("postgres://{ROLE}@localhost:{PORT}/{dbname}?host={}", self.folder().display())
     }
 
     /// A session in a database of it; the connection's task ends with the client.
