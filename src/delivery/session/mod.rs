@@ -41,7 +41,7 @@ use crate::log::{
 /// trivial statement.
 const PULSE: Duration = Duration::from_millis(10);
 /// The same while events come now and then, and all that is known is handed out.
-const QUICK_PULSE: Duration = Duration::from_millis(2);
+const QUICK_PULSE: Duration = Duration::from_millis(1);
 /// For so long after something was new, more is expected soon.
 const EXPECTANT: Duration = Duration::from_secs(1);
 /// From an event's end to the commit that tells: what ends within it shares the commit, and what had ended is sent
