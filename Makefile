@@ -34,8 +34,9 @@ test: needs ## everything, also on a real cluster: its own as root, or the one t
 
 # Every round prints its seed; JUDGE_SEED=... cargo test --test it judge:: runs the same transactions again.
 SOAK ?= 10m
-soak: needs ## the log against PostgreSQL's logical decoding, with new seeds for SOAK=10m
+soak: needs ## the log against PostgreSQL's logical decoding, then delivery through faults, each for SOAK=10m
 	SOAK=$(SOAK) cargo test --test it judge::soak -- --ignored --exact --nocapture
+	FAULTS=$(SOAK) cargo test --test it faults:: -- --nocapture
 
 bench-capture: needs ## what capture costs, beside other triggers, on a PostgreSQL 15 of its own; about 15 minutes
 	@e2e/need.sh $(addprefix /usr/lib/postgresql/15/,bin/postgres bin/pgbench lib/pgq_triggers.so)

@@ -177,7 +177,8 @@ impl Arrivals {
             return StatusCode::INTERNAL_SERVER_ERROR;
         }
         // A batch is counted by what each of its events begins with.
-        let events = if body.starts_with(b"[") { memchr::memmem::find_iter(body, br#"{"specversion""#).count() } else { 1 };
+        let events =
+            if body.starts_with(b"[") { memchr::memmem::find_iter(body, br#"{"specversion""#).count() } else { 1 };
         if self.accepted.fetch_add(events as u64, Relaxed) == 0 {
             self.first.store(now, Relaxed);
         }

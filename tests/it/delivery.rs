@@ -80,7 +80,7 @@ impl Running {
     }
 
     /// As SIGKILL does.
-    async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }

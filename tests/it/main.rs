@@ -7,6 +7,7 @@ mod adopt;
 mod capture;
 mod cursors;
 mod delivery;
+mod faults;
 mod judge;
 mod log;
 mod pgbouncer;

@@ -82,6 +82,7 @@ struct Inner {
     overlaps: Mutex<usize>,
     /// Requests under way, now and at most.
     at_once: Mutex<(usize, usize)>,
+    late: Mutex<usize>,
     released: watch::Sender<bool>,
 }
 
@@ -100,6 +101,7 @@ impl Receiver {
             answered: Mutex::default(),
             overlaps: Mutex::default(),
             at_once: Mutex::default(),
+            late: Mutex::default(),
             released: watch::Sender::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -136,6 +138,11 @@ impl Receiver {
     /// How often two requests with the same path and partition key were under way together.
     pub(crate) fn overlaps(&self) -> usize {
         *locked(&self.inner.overlaps)
+    }
+
+    /// How many requests were answered that nobody waited for any more, at least: later than a timeout of 300 ms.
+    pub(crate) fn late(&self) -> usize {
+        *locked(&self.inner.late)
     }
 
     /// How many requests were under way together, at most.
@@ -186,6 +193,7 @@ async fn receive(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, 
     }
     locked(&inner.open).remove(&key);
     locked(&inner.at_once).0 -= 1;
+    *locked(&inner.late) += usize::from(hit.at.elapsed() >= Duration::from_millis(300));
     *locked(&inner.answered).entry((hit.path.clone(), hit.id().to_owned())).or_default() += 1;
     hit.status = reply.status;
     let answer = format!("got {:?} {}", hit.headers, hit.body);
