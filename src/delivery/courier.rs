@@ -43,6 +43,8 @@ const ORDERS: usize = 64;
 const REVIVED: usize = 256;
 /// Backoff is held to this, so that adding it to a clock cannot overflow.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
+/// Most that an obstacle's message repeats of how an attempt ended, in bytes.
+const SAID: usize = 400;
 /// Between two lines of the log about one trigger's failing attempts.
 const QUIET: Duration = Duration::from_mins(1);
 
@@ -750,6 +752,8 @@ fn advice(reason: Reason, last: &str) -> String {
              EventTrigger if it has none, with eventtrigger.dev/resume and any new value, or correct its address"
         }
     };
+    // Room for the advice: the note of a Kubernetes Event is cut at 1 kB.
+    let last = &last[..last.floor_char_boundary(SAID)];
     format!("{last}; events wait in the log, no retry is spent; {what}")
 }
 

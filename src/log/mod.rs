@@ -11,8 +11,8 @@ pub mod snapshot;
 mod worker;
 
 pub use admin::{
-    ADOPT, Admin, AdminError, AdoptError, CaptureState, Holding, Installed, OpenError, Owner, PlanError, Retention,
-    ServerFacts,
+    ADOPT, Admin, AdminError, AdoptError, CaptureState, DEAD_LETTERS, EVENTS_PARKED, Hindrance, Holding, Installed,
+    Obstacle, OpenError, Owner, PlanError, Remedy, Retention, ServerFacts,
 };
 pub use connect::{ConnectConfig, ConnectError, explain};
 pub use definition::Definition;

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use super::{LookupError, Objects, Problem, Secrets, sink};
 use crate::{
     api::{self, EventTrigger, EventTriggerSpec},
-    log::definition::{Columns, Context, Definition, Operations, Ordering, Policy, Updates},
+    log::definition::{Columns, Context, Definition, Operations, Ordering, Policy, Sink, Updates},
     name::{Ident, ObjectName, TableName},
 };
 
@@ -41,6 +41,11 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         Ok(target) => (Some(target.sink), own.over(&target.delivery), target.secrets, Ok(())),
         Err(problem) => (None, own, Secrets::default(), Err(problem)),
     };
+    let sink = sink.map(|sink| match sink.name {
+        Some(_) => sink,
+        // There is no EventSink that could be annotated.
+        None => Sink { resume: trigger.annotations().get(sink::RESUME).cloned(), ..sink },
+    });
     let definition = Definition {
         trigger: ObjectName::new(namespace, trigger.name_any()),
         table: TableName::new(&table.schema, &table.name),
@@ -98,10 +103,12 @@ fn idents(names: &[String]) -> Vec<Ident> {
 mod tests {
     use std::time::Duration;
 
+    use rstest::rstest;
+
     use super::*;
     use crate::{
         api::BackoffPolicy,
-        log::definition::{Limits, Sink, StatusRule},
+        log::definition::{Limits, StatusRule},
         resolve::testing::{Manifests, parse},
     };
 
@@ -166,6 +173,19 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
         };
         assert_eq!(resolved.definition, expected);
         assert_eq!(resolved.sink, Ok(()));
+    }
+
+    #[rstest]
+    #[case::there_is_no_other_to_annotate("uri: 'http://billing.example.com/'", Some("2"))]
+    #[case::the_sink_has_its_own("ref: {kind: EventSink, name: billing}", None)]
+    #[tokio::test]
+    async fn a_trigger_resumes_its_sink_if_that_is_no_event_sink(#[case] sink: &str, #[case] expected: Option<&str>) {
+        let spec =
+            format!("{{eventLogRef: {{name: shop}}, table: {{name: orders}}, on: {{insert: {{}}}}, sink: {{{sink}}}}}");
+        let mut trigger = trigger(&spec);
+        trigger.annotations_mut().insert("eventtrigger.dev/resume".to_owned(), "2".to_owned());
+        let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
+        assert_eq!(resolved.definition.sink.unwrap().resume.as_deref(), expected);
     }
 
     #[tokio::test]

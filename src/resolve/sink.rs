@@ -92,7 +92,7 @@ async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Targe
 }
 
 /// Of a sink that said that it is gone: another value makes it be tried again.
-const RESUME: &str = "eventtrigger.dev/resume";
+pub(super) const RESUME: &str = "eventtrigger.dev/resume";
 
 /// Codes before classes, retries before the others: the first that fits counts.
 fn rules(codes: &api::StatusCodes) -> Vec<StatusRule> {

@@ -7,6 +7,7 @@ mod adopt;
 mod capture;
 mod cursors;
 mod delivery;
+mod hindrances;
 mod judge;
 mod log;
 mod pgbouncer;
