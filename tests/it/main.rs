@@ -6,6 +6,7 @@
 mod adopt;
 mod capture;
 mod cursors;
+mod deadletters;
 mod delivery;
 mod hindrances;
 mod judge;

@@ -64,7 +64,7 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     // A worker delivers, also from a segment that is younger than its rights.
     let worker = Worker::connect(&delivery, &schema(), &owner().uid).await.unwrap();
     let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
-    let cut = Retention { period: Duration::ZERO, max_size: None, max_held_size: None };
+    let cut = Retention { period: Duration::ZERO, max_size: None, max_held_size: None, dead_letter_period: None };
     admin.tend(&cut).await.unwrap();
     database.run("DELETE FROM orders").await;
     let (subscriptions, _) = worker.subscriptions().await.unwrap();
