@@ -275,6 +275,7 @@ pub(super) mod tests {
             ordering: crate::log::definition::Ordering::default(),
             sink: Some(Sink { headers, ..Sink::to(url) }),
             policy: Policy::default(),
+            dead_letter_sink: None,
             suspend: false,
         }
     }

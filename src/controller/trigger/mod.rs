@@ -162,6 +162,6 @@ fn next(trigger: &EventTrigger, seen: &Seen) -> Next {
         Captured::Failed(_) => Next::Backoff(DATABASE),
         // The log's own change wakes the trigger up; the delay is for a failed look-up.
         Captured::NotTried if seen.log.is_err() => Next::Backoff(LONGEST),
-        _ => sink::next(seen.sink.as_ref().err(), trigger.spec.sink.reference.as_ref()),
+        _ => sink::next(seen.sink.as_ref().err(), &trigger.spec.sink, trigger.spec.delivery.as_ref()),
     }
 }
