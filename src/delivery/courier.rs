@@ -272,13 +272,19 @@ impl Work {
             self.parking.restore_lane(lane, root);
         }
         self.lanes.set_parked(self.parking.waiting() > 0);
-        if let Some((reason, message, resume)) = obstacle
-            && let Some(reason) = Reason::of(&reason)
-        {
-            self.told = Some(reason);
-            self.last = message;
-            if reason != Reason::Gone || resume == self.aim.target.resume {
-                self.aim.outlet.restore(reason);
+        match obstacle.map(|(reason, message, resume)| (Reason::of(&reason), message, resume)) {
+            None => {}
+            Some((Some(reason), message, resume)) => {
+                self.told = Some(reason);
+                self.last = message;
+                if reason != Reason::Gone || resume == self.aim.target.resume {
+                    self.aim.outlet.restore(reason);
+                }
+            }
+            // It was held, and this courier would not be here if it still were.
+            Some((None, _, _)) => {
+                let subscription = self.courier.subscription;
+                self.exception(Exception::Obstacle { subscription, obstacle: None, resume: None });
             }
         }
     }

@@ -86,6 +86,11 @@ pub(super) enum Hold {
     Reserved(HeaderName),
 }
 
+impl Hold {
+    /// As the condition of the EventTrigger has it.
+    pub(super) const REASON: &'static str = "DeliveryHeld";
+}
+
 /// A client for TLS settings that not every sink has; made when it is first needed.
 struct Own {
     tls: ClientConfig,

@@ -15,11 +15,12 @@ pub const DEAD_LETTERS: &str = "DeadLetters";
 pub const EVENTS_PARKED: &str = "EventsParked";
 
 /// What workers find, and what helps.
-const KNOWN: [(&str, Remedy); 4] = [
+const KNOWN: [(&str, Remedy); 5] = [
     ("SinkUnreachable", Remedy::Wait),
     ("SinkFailing", Remedy::Wait),
     ("SinkUnauthorized", Remedy::Act),
     ("SinkGone", Remedy::Act),
+    ("DeliveryHeld", Remedy::Wait),
 ];
 
 /// Of one EventTrigger.
