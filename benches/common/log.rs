@@ -38,6 +38,7 @@ pub(crate) fn everything(name: &str, table: &str) -> Definition {
         ordering: Ordering::PrimaryKey,
         sink: None,
         policy: Policy::default(),
+        dead_letter_sink: None,
         suspend: false,
     }
 }

@@ -149,21 +149,26 @@ pub struct Retention {
     /// that nothing is lost as long as the disk has room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_held_size: Option<Size>,
+    /// How long a dead letter, which is an event that was given up, is kept after that. Default: until it is redriven or
+    /// deleted. One that is being redriven, or that its dead letter sink has not taken yet, stays in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_period: Option<Duration>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { period: week(), max_size: None, max_held_size: None }
+        Self { period: week(), max_size: None, max_held_size: None, dead_letter_period: None }
     }
 }
 
 impl From<&Retention> for crate::log::Retention {
     fn from(retention: &Retention) -> Self {
-        let Retention { period, max_size, max_held_size } = retention;
+        let Retention { period, max_size, max_held_size, dead_letter_period } = retention;
         Self {
             period: period.get(),
             max_size: max_size.as_ref().map(Size::get),
             max_held_size: max_held_size.as_ref().map(Size::get),
+            dead_letter_period: dead_letter_period.as_ref().map(Duration::get),
         }
     }
 }

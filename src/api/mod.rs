@@ -89,13 +89,19 @@ pub struct Delivery {
     /// The longest delay that a sink may ask for by `Retry-After` (seconds or a date); `0s` ignores it. Default 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_max: Option<Duration>,
+    /// Where events go that were given up: each is also sent there, as the same CloudEvent with the extensions
+    /// `knativeerrordest`, `knativeerrorcode` and `knativeerrordata`, again and again until it is taken. Its dead letter stays in
+    /// the log and can be redriven. An EventSink brings its own headers, signing, auth and timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_sink: Option<Destination>,
 }
 
 impl Delivery {
     /// `self` where it says something, `under` elsewhere.
     #[must_use]
     pub fn over(&self, under: &Self) -> Self {
-        let Self { retry, backoff_policy, backoff_delay, backoff_max, timeout, retry_after_max } = self;
+        let Self { retry, backoff_policy, backoff_delay, backoff_max, timeout, retry_after_max, dead_letter_sink } =
+            self;
         Self {
             retry: retry.or(under.retry),
             backoff_policy: backoff_policy.or(under.backoff_policy),
@@ -103,6 +109,7 @@ impl Delivery {
             backoff_max: backoff_max.clone().or_else(|| under.backoff_max.clone()),
             timeout: timeout.clone().or_else(|| under.timeout.clone()),
             retry_after_max: retry_after_max.clone().or_else(|| under.retry_after_max.clone()),
+            dead_letter_sink: dead_letter_sink.clone().or_else(|| under.dead_letter_sink.clone()),
         }
     }
 }

@@ -250,6 +250,7 @@ pub(super) mod tests {
             ordering: crate::log::definition::Ordering::default(),
             sink: None,
             policy: Policy::default(),
+            dead_letter_sink: None,
             suspend: false,
         }
     }

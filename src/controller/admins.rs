@@ -1,7 +1,7 @@
 //! One connection to each EventLog's database, kept open, and a look at what it captures every few seconds.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +13,9 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use super::{error::explain, pokes::Pokes};
 use crate::{
-    log::{Admin, AdoptError, CaptureState, ConnectConfig, Holding, Owner, Retention, ServerFacts},
+    log::{
+        Admin, AdminError, AdoptError, CaptureState, ConnectConfig, Hindrance, Holding, Owner, Retention, ServerFacts,
+    },
     name::{Ident, ObjectName},
 };
 
@@ -34,6 +36,9 @@ pub(super) struct Admins {
 
 /// What of a trigger's capture was found changed and is not repaired yet, for its Event.
 type Drift = Arc<Mutex<HashMap<ObjectName, String>>>;
+
+/// EventTriggers of a log of which something is not delivered.
+type Hindrances = BTreeMap<ObjectName, Hindrance>;
 
 /// What a log is to be, as its EventLog says.
 #[derive(Clone, Debug)]
@@ -64,6 +69,7 @@ struct Entry {
     facts: ServerFacts,
     retention: Arc<Mutex<Retention>>,
     holding: Arc<Mutex<Option<Holding>>>,
+    hindrances: Arc<Mutex<Hindrances>>,
     /// Set by the watch: the connection may stand, but is of no use.
     broken: Arc<AtomicBool>,
     watch: JoinHandle<()>,
@@ -107,6 +113,12 @@ impl Admins {
         let (admin, facts) = Admin::open_or_adopt(&config, &schema, &owner, adopt.as_deref()).await?;
         let (admin, broken) = (Arc::new(admin), Arc::new(AtomicBool::new(false)));
         let (retention, holding) = (Arc::new(Mutex::new(retention)), Arc::default());
+        // Before any trigger asks: what an earlier controller told of them must not be taken back for a moment.
+        let hindrances = admin.hindrances().await.unwrap_or_else(|error| {
+            tracing::warn!(log = %owner.log, error = explain(&error), "failed to look at what is not delivered");
+            Hindrances::default()
+        });
+        let hindrances = Arc::new(Mutex::new(hindrances));
         let watch = Watch {
             log: owner.log.clone(),
             broken: broken.clone(),
@@ -114,6 +126,7 @@ impl Admins {
             drift: self.drift.clone(),
             retention: retention.clone(),
             holding: Arc::clone(&holding),
+            hindrances: hindrances.clone(),
             pokes: self.pokes.clone(),
         };
         let entry = Entry {
@@ -123,6 +136,7 @@ impl Admins {
             facts: facts.clone(),
             retention,
             holding,
+            hindrances,
             broken,
             watch: tokio::spawn(watch.run()),
         };
@@ -133,6 +147,12 @@ impl Admins {
     /// The log's connection, if it has one.
     pub(super) fn get(&self, uid: &str) -> Option<Arc<Admin>> {
         lock(&self.open).get(uid).map(|entry| entry.admin.clone())
+    }
+
+    /// What is not delivered of `trigger`, as the log was found last.
+    pub(super) fn hindrance(&self, uid: &str, trigger: &ObjectName) -> Hindrance {
+        let open = lock(&self.open);
+        open.get(uid).and_then(|entry| lock(&entry.hindrances).get(trigger).cloned()).unwrap_or_default()
     }
 
     /// Closes the log's connection.
@@ -158,6 +178,7 @@ struct Watch {
     drift: Drift,
     retention: Arc<Mutex<Retention>>,
     holding: Arc<Mutex<Option<Holding>>>,
+    hindrances: Arc<Mutex<Hindrances>>,
     pokes: Pokes,
 }
 
@@ -168,12 +189,14 @@ impl Watch {
         loop {
             tokio::time::sleep(LOOK).await;
             let Some(admin) = self.admin.upgrade() else { return };
-            let Ok(found) = timeout(ANSWER, admin.look()).await else {
+            let look = async { Ok::<_, AdminError>((admin.look().await?, admin.hindrances().await?)) };
+            let Ok(found) = timeout(ANSWER, look).await else {
                 tracing::warn!(log = %self.log, "the database does not answer");
                 break;
             };
             match found {
-                Ok(found) => {
+                Ok((found, hindrances)) => {
+                    self.hinder(hindrances);
                     let now = drifted(&found);
                     for (trigger, what) in now.iter().filter(|&one| !before.contains(one)) {
                         tracing::info!(%trigger, what, "capture has drifted");
@@ -187,7 +210,7 @@ impl Watch {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(log = %self.log, error = explain(&error), "failed to look at the captured tables");
+                    tracing::warn!(log = %self.log, error = explain(&error), "failed to look at the log");
                     break;
                 }
             }
@@ -199,6 +222,17 @@ impl Watch {
 }
 
 impl Watch {
+    /// Notes what is not delivered; triggers of which that has changed tell it.
+    fn hinder(&self, now: Hindrances) {
+        let mut told = lock(&self.hindrances);
+        let changed: Vec<_> = changed(&told, &now).into_iter().cloned().collect();
+        *told = now;
+        drop(told);
+        for trigger in &changed {
+            self.pokes.trigger(trigger);
+        }
+    }
+
     /// Tends the log's segments. Failing changes nothing for writers and workers: the log only stays longer than it should.
     async fn tend(&self, admin: &Admin) {
         let retention = lock(&self.retention).clone();
@@ -215,6 +249,13 @@ impl Watch {
     }
 }
 
+/// Triggers of which something else is to be told: not those whose message alone is new.
+fn changed<'a>(before: &'a Hindrances, now: &'a Hindrances) -> BTreeSet<&'a ObjectName> {
+    let reason = |of: &Hindrances, trigger| of.get(trigger).and_then(Hindrance::reason);
+    let all = before.keys().chain(now.keys());
+    all.filter(|trigger| reason(before, trigger) != reason(now, trigger)).collect()
+}
+
 /// Each trigger whose capture differs, and how.
 fn drifted(found: &[CaptureState]) -> Vec<(ObjectName, String)> {
     let differs = found.iter().filter(|state| !state.drift.is_empty());
@@ -224,4 +265,31 @@ fn drifted(found: &[CaptureState]) -> Vec<(ObjectName, String)> {
             state.triggers.iter().map(move |trigger| (trigger.clone(), what.clone()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::log::{Obstacle, Remedy};
+
+    #[test]
+    fn a_trigger_is_told_of_when_its_reason_comes_changes_or_goes_and_not_when_only_the_message_does() {
+        let away = |reason, message: &str| {
+            let (since, message) = (Timestamp::UNIX_EPOCH, message.to_owned());
+            let obstacle = Some(Obstacle { reason, message, since, remedy: Remedy::Wait });
+            Hindrance { obstacle, ..Hindrance::default() }
+        };
+        let dead = Hindrance { dead: true, ..Hindrance::default() };
+        let of = |all: &[(&str, &Hindrance)]| -> Hindrances {
+            all.iter().map(|(name, hindrance)| (ObjectName::new("shop", *name), (*hindrance).clone())).collect()
+        };
+        let (failing, other) = (away("SinkFailing", "500"), away("SinkFailing", "502"));
+        let gone = away("SinkGone", "410");
+        let before = of(&[("same", &failing), ("changes", &failing), ("goes", &dead)]);
+        let now = of(&[("same", &other), ("changes", &gone), ("comes", &dead)]);
+        let names: Vec<_> = changed(&before, &now).into_iter().map(|name| name.name.as_str()).collect();
+        assert_eq!(names, ["changes", "comes", "goes"]);
+    }
 }

@@ -6,6 +6,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
+use super::trigger::is_partial;
 use crate::api::condition::READY;
 
 /// The API server refuses a note of more than 1 kB.
@@ -46,7 +47,8 @@ pub(super) fn readiness(before: &[Condition], after: &[Condition]) -> Option<(Ev
     if ready(before).as_ref().is_some_and(same) || EXPECTED.contains(&after.reason.as_str()) {
         return None;
     }
-    let kind = if after.status == "False" { EventType::Warning } else { EventType::Normal };
+    let warns = after.status == "False" || is_partial(&after.reason);
+    let kind = if warns { EventType::Warning } else { EventType::Normal };
     Some((kind, after.reason, after.message))
 }
 
@@ -130,6 +132,7 @@ mod tests {
         let (kind, reason, note) = readiness(&missing, &ready(Verdict::no("SinkNotFound", "c"))).unwrap();
         assert_eq!((kind, reason.as_str(), note.as_str()), (EventType::Warning, "SinkNotFound", "c"));
         assert_eq!(readiness(&missing, &ready(Verdict::yes("Ready", ""))).unwrap().0, EventType::Normal);
+        assert_eq!(readiness(&missing, &ready(Verdict::yes("DeadLetters", ""))).unwrap().0, EventType::Warning);
         assert_eq!(readiness(&[], &ready(Verdict::no("WorkersStarting", ""))), None);
     }
 

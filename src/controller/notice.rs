@@ -24,7 +24,7 @@ use super::{
     pokes::Pokes,
 };
 use crate::{
-    api::{Connection, DestinationRef, EventLog, EventSink, EventTrigger, ValueSource},
+    api::{Connection, Delivery, DestinationRef, EventLog, EventSink, EventTrigger, ValueSource},
     name::ObjectName,
 };
 
@@ -112,13 +112,24 @@ fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
     let triggers = |uses: &dyn Fn(&EventTrigger) -> bool| {
         pick(&stores.triggers, |trigger| uses(trigger).then(|| name_of(trigger)))
     };
-    let sends_to = |sinks: &[ObjectName], trigger: &EventTrigger| {
-        referred(trigger, "EventSink").is_some_and(|sink| sinks.contains(&sink))
+    let sends_to =
+        |sinks: &[ObjectName], trigger: &EventTrigger| referred(trigger, "EventSink").any(|sink| sinks.contains(&sink));
+    // With those whose dead letters go there.
+    let or_through = |mut to: Vec<ObjectName>| {
+        let through = sinks(&|sink| {
+            let here = sink.namespace().unwrap_or_default();
+            dead_letters(sink.spec.delivery.as_ref())
+                .and_then(|reference| target(reference, &here, "EventSink"))
+                .is_some_and(|sink| to.contains(&sink))
+        });
+        to.extend(through);
+        to
     };
     match kind {
         Changed::Secret => {
-            let sinks =
-                sinks(&|sink| sink.namespace().as_deref() == Some(&changed.namespace) && reads(sink, &changed.name));
+            let sinks = or_through(sinks(&|sink| {
+                sink.namespace().as_deref() == Some(&changed.namespace) && reads(sink, &changed.name)
+            }));
             let mut logs = pick(&stores.logs, |log| {
                 let here = log.namespace().as_deref() == Some(&changed.namespace);
                 (here && connects(log, &changed.name)).then(|| name_of(log))
@@ -127,28 +138,38 @@ fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
             Concerned { logs, triggers: triggers(&|one| sends_to(&sinks, one)), sinks }
         }
         Changed::Service => {
-            let sinks = sinks(&|sink| {
-                let reference = sink.spec.reference.as_ref();
-                reference.and_then(|reference| target(reference, &sink.namespace()?, "Service")).as_ref()
-                    == Some(&changed)
-            });
+            let sinks = or_through(sinks(&|sink| {
+                let here = sink.namespace().unwrap_or_default();
+                let references = sink.spec.reference.iter().chain(dead_letters(sink.spec.delivery.as_ref()));
+                references.filter_map(|reference| target(reference, &here, "Service")).any(|service| service == changed)
+            }));
             let uses = |trigger: &EventTrigger| {
-                referred(trigger, "Service").as_ref() == Some(&changed) || sends_to(&sinks, trigger)
+                referred(trigger, "Service").any(|service| service == changed) || sends_to(&sinks, trigger)
             };
             Concerned { logs: Vec::new(), triggers: triggers(&uses), sinks }
         }
-        Changed::Sink => Concerned {
-            triggers: triggers(&|trigger| sends_to(std::slice::from_ref(&changed), trigger)),
-            ..Concerned::default()
-        },
+        Changed::Sink => {
+            let mut sinks = or_through(vec![changed]);
+            let triggers = triggers(&|trigger| sends_to(&sinks, trigger));
+            // The sink itself is watched.
+            sinks.remove(0);
+            Concerned { sinks, triggers, ..Concerned::default() }
+        }
         Changed::Log => Concerned { triggers: triggers(&|trigger| log_of(trigger) == changed), ..Concerned::default() },
         Changed::Deployment => Concerned { logs: owners().collect(), ..Concerned::default() },
     }
 }
 
-/// The object of `kind` that a trigger's sink refers to.
-fn referred(trigger: &EventTrigger, kind: &str) -> Option<ObjectName> {
-    target(trigger.spec.sink.reference.as_ref()?, &trigger.namespace()?, kind)
+/// The objects of `kind` that a trigger's sink, and that of its dead letters, refer to.
+fn referred(trigger: &EventTrigger, kind: &str) -> impl Iterator<Item = ObjectName> {
+    let here = trigger.namespace().unwrap_or_default();
+    let references = trigger.spec.sink.reference.iter().chain(dead_letters(trigger.spec.delivery.as_ref()));
+    references.filter_map(move |reference| target(reference, &here, kind))
+}
+
+/// The object that dead letters go to.
+fn dead_letters(delivery: Option<&Delivery>) -> Option<&DestinationRef> {
+    delivery?.dead_letter_sink.as_ref()?.reference.as_ref()
 }
 
 fn target(reference: &DestinationRef, here: &str, kind: &str) -> Option<ObjectName> {
@@ -204,11 +225,12 @@ mod tests {
                 r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventLog, metadata: {name: shop, namespace: shop}, spec: {connection: {uri: {secretKeyRef: {name: app, key: uri}}}}}",
             ]),
             sinks: store(&[
-                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, metadata: {name: pay, namespace: bank}, spec: {ref: {kind: Service, name: vault}, headers: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: a}}}]}}",
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, metadata: {name: pay, namespace: bank}, spec: {ref: {kind: Service, name: vault}, headers: [{name: A, valueFrom: {secretKeyRef: {name: keys, key: a}}}], delivery: {deadLetterSink: {ref: {kind: EventSink, name: morgue}}}}}",
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventSink, metadata: {name: morgue, namespace: bank}, spec: {uri: 'http://a/', headers: [{name: A, valueFrom: {secretKeyRef: {name: cold, key: a}}}]}}",
             ]),
             triggers: store(&[
                 r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: paid, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {ref: {kind: EventSink, name: pay, namespace: bank}}}}",
-                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: sent, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {ref: {kind: Service, name: mail}}}}",
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: sent, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {ref: {kind: Service, name: mail}}, delivery: {deadLetterSink: {ref: {kind: Service, name: morgue}}}}}",
             ]),
         }
     }
@@ -226,6 +248,9 @@ mod tests {
     #[case(Changed::Service, "shop/mail", "", "", "shop/sent")]
     #[case(Changed::Service, "shop/vault", "", "", "")]
     #[case(Changed::Sink, "bank/pay", "", "", "shop/paid")]
+    #[case::dead_letters(Changed::Service, "shop/morgue", "", "", "shop/sent")]
+    #[case::dead_letters(Changed::Sink, "bank/morgue", "", "bank/pay", "shop/paid")]
+    #[case::dead_letters(Changed::Secret, "bank/cold", "", "bank/morgue bank/pay", "shop/paid")]
     #[case(Changed::Log, "shop/shop", "", "", "shop/paid shop/sent")]
     fn a_change_concerns_those_who_name_the_object(
         #[case] kind: Changed,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        Address, DestinationRef, EventSink, EventSinkStatus,
+        Address, Delivery, Destination, DestinationRef, EventSink, EventSinkStatus,
         condition::{SINK_RESOLVED, Verdict},
     },
     resolve,
@@ -39,7 +39,8 @@ impl Kind for EventSink {
             let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
             ctx.events.readiness(&*sink, before, &new.conditions).await;
         }
-        Ok(next(url.as_ref().err(), sink.spec.reference.as_ref()))
+        let itself = Destination { reference: sink.spec.reference.clone(), uri: None };
+        Ok(next(url.as_ref().err(), &itself, sink.spec.delivery.as_ref()))
     }
 }
 
@@ -59,11 +60,13 @@ fn status(
     EventSinkStatus { observed_generation: generation, conditions, address }
 }
 
-/// When a sink that refers to `reference` is resolved again.
-pub(super) fn next(trouble: Option<&Trouble>, reference: Option<&DestinationRef>) -> Next {
+/// When a sink at `destination`, with that of its dead letters, is resolved again.
+pub(super) fn next(trouble: Option<&Trouble>, destination: &Destination, delivery: Option<&Delivery>) -> Next {
+    let dead_letters = delivery.and_then(|delivery| delivery.dead_letter_sink.as_ref());
+    let mut references = [Some(destination), dead_letters].into_iter().flatten().filter_map(|to| to.reference.as_ref());
     match trouble {
         Some(Trouble { progress: Progress::Reconciling, .. }) => Next::Backoff(LONGEST),
-        trouble if reference.is_some_and(|reference| !is_watched(reference)) => {
+        trouble if references.any(|reference| !is_watched(reference)) => {
             Next::After(ASK_AGAIN[usize::from(trouble.is_none())])
         }
         _ => Next::Settled,
@@ -118,6 +121,7 @@ mod tests {
         let away = Err(Trouble::retry("ApiServerError", "…"));
         let status = status(None, &away, 1, Timestamp::UNIX_EPOCH);
         assert_eq!(kinds(&status)[1], (RECONCILING, "True", "ApiServerError"));
-        assert_eq!(next(away.as_ref().err(), None), Next::Backoff(LONGEST));
+        let nowhere = Destination { reference: None, uri: None };
+        assert_eq!(next(away.as_ref().err(), &nowhere, None), Next::Backoff(LONGEST));
     }
 }

@@ -44,6 +44,8 @@ const ORDERS: usize = 64;
 const REVIVED: usize = 256;
 /// Backoff is held to this, so that adding it to a clock cannot overflow.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
+/// Most that an obstacle's message repeats of how an attempt ended, in bytes.
+const SAID: usize = 400;
 /// Between two lines of the log about one trigger's failing attempts.
 const QUIET: Duration = Duration::from_mins(1);
 
@@ -306,13 +308,19 @@ impl Work {
             self.parking.restore_lane(lane, root);
         }
         self.lanes.set_parked(self.parking.waiting() > 0);
-        if let Some((reason, message, resume)) = obstacle
-            && let Some(reason) = Reason::of(&reason)
-        {
-            self.told = Some(reason);
-            self.last = message;
-            if reason != Reason::Gone || resume == self.aim.target.resume {
-                self.aim.outlet.restore(reason);
+        match obstacle.map(|(reason, message, resume)| (Reason::of(&reason), message, resume)) {
+            None => {}
+            Some((Some(reason), message, resume)) => {
+                self.told = Some(reason);
+                self.last = message;
+                if reason != Reason::Gone || resume == self.aim.target.resume {
+                    self.aim.outlet.restore(reason);
+                }
+            }
+            // It was held, and this courier would not be here if it still were.
+            Some((None, _, _)) => {
+                let subscription = self.courier.subscription;
+                self.exception(Exception::Obstacle { subscription, obstacle: None, resume: None });
             }
         }
     }
@@ -884,6 +892,8 @@ fn advice(reason: Reason, last: &str) -> String {
              EventTrigger if it has none, with eventtrigger.dev/resume and any new value, or correct its address"
         }
     };
+    // Room for the advice: the note of a Kubernetes Event is cut at 1 kB.
+    let last = &last[..last.floor_char_boundary(SAID)];
     format!("{last}; events wait in the log, no retry is spent; {what}")
 }
 

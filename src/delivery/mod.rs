@@ -2,7 +2,7 @@
 //!
 //! Plain functions and types decide: [`lanes`] the order, [`ledger`] the cursor, [`pass`] who reads with whom, [`retry`]
 //! what follows an attempt, [`format`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
-//! commits, a [`courier`] for each subscription sends.
+//! commits, a [`courier`] for each subscription sends. Beside them an [`undertaker`] forwards dead letters.
 
 mod addresses;
 mod auth;
@@ -28,6 +28,7 @@ mod session;
 pub(crate) mod signing;
 mod target;
 pub(crate) mod tls;
+mod undertaker;
 
 pub use addresses::{AddressOptions, Addresses, Place};
 pub use config::Config;

@@ -10,6 +10,7 @@ use super::{
     http::Http,
     progress::{Monitor, Phase},
     session::{self, Given},
+    undertaker::Undertaker,
 };
 use crate::log::{ConnectError, Lease, Worker, WorkerError};
 
@@ -98,11 +99,13 @@ impl Delivery {
             monitor: &self.monitor,
             grace: self.options.grace,
         };
+        let undertaker = Undertaker::new(worker.clone(), &self.config, self.client.clone());
         // Whichever ends first ends the other: without the lease, what is under way is broken off.
         tokio::select! {
             biased;
             error = self.renew(&worker, lease, since) => return Err(error),
             result = session::run(given, worker.clone(), lease, &self.shutdown) => result?,
+            never = undertaker.run(self.shutdown.clone()) => match never {},
         }
         // Everything is written: whether the lease can be given back now or ends by itself changes little.
         if let Err(error) = worker.release(lease).await {

@@ -87,6 +87,11 @@ pub(super) enum Hold {
     Reserved(HeaderName),
 }
 
+impl Hold {
+    /// As the condition of the EventTrigger has it.
+    pub(super) const REASON: &'static str = "DeliveryHeld";
+}
+
 /// A client for TLS settings that not every sink has; made when it is first needed.
 struct Own {
     tls: ClientConfig,
@@ -284,6 +289,7 @@ pub(super) mod tests {
             ordering: crate::log::definition::Ordering::default(),
             sink: Some(Sink { headers, ..Sink::to(url) }),
             policy: Policy::default(),
+            dead_letter_sink: None,
             suspend: false,
         }
     }

@@ -33,6 +33,9 @@ pub struct Definition {
     pub sink: Option<Sink>,
     /// How often and how patiently.
     pub policy: Policy,
+    /// Where events go that were given up.
+    #[serde(default)]
+    pub dead_letter_sink: Option<DeadLetterSink>,
     /// Whether delivery is stopped.
     pub suspend: bool,
 }
@@ -133,6 +136,15 @@ pub struct Sink {
     /// Authorities to trust, in PEM; none: the public ones.
     #[serde(default)]
     pub authorities: Vec<HeaderValue>,
+}
+
+/// Where events go that were given up, and how patiently.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DeadLetterSink {
+    /// Where to.
+    pub sink: Sink,
+    /// Its own; it is tried again for ever.
+    pub policy: Policy,
 }
 
 /// What a request looks like.

@@ -11,16 +11,16 @@ pub mod snapshot;
 mod worker;
 
 pub use admin::{
-    ADOPT, Admin, AdminError, AdoptError, CaptureState, Holding, Installed, OpenError, Owner, PlanError, Retention,
-    ServerFacts,
+    ADOPT, Admin, AdminError, AdoptError, CaptureState, DEAD_LETTERS, EVENTS_PARKED, Hindrance, Holding, Installed,
+    Obstacle, OpenError, Owner, PlanError, Remedy, Retention, ServerFacts,
 };
 pub use connect::{ConnectConfig, ConnectError, explain};
 pub use definition::Definition;
 pub use event::{Bits, Event, Operation};
 pub use snapshot::Snapshot;
 pub use worker::{
-    Capture, Cursor, DeadLetter, Exception, Failure, Lease, Move, Parked, ParkedLanes, Pulse, Redriven, Subscription,
-    Worker, WorkerError,
+    Capture, Claim, Cursor, DeadLetter, Exception, Failure, Forward, Lease, Move, Parked, ParkedLanes, Pulse, Redriven,
+    Subscription, Worker, WorkerError,
 };
 
 /// The version of the log's schema that this binary makes and reads.

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use super::{LookupError, Objects, Problem, Secrets, sink};
 use crate::{
     api::{self, EventTrigger, EventTriggerSpec},
-    log::definition::{Columns, Context, Definition, Operations, Ordering, Policy, Updates},
+    log::definition::{Columns, Context, Definition, Operations, Ordering, Policy, Sink, Updates},
     name::{Ident, ObjectName, TableName},
 };
 
@@ -37,10 +37,30 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         reclaim_policy: _,
     } = &trigger.spec;
     let own = delivery.clone().unwrap_or_default();
-    let (sink, delivery, secrets, outcome) = match sink::destination(sink, &namespace, objects).await? {
-        Ok(target) => (Some(target.sink), own.over(&target.delivery), target.secrets, Ok(())),
-        Err(problem) => (None, own, Secrets::default(), Err(problem)),
-    };
+    let mut secrets = Secrets::default();
+    let (mut sink, delivery, mut dead_letter_sink, mut outcome) =
+        match sink::destination(sink, &namespace, objects).await? {
+            Ok(target) => {
+                secrets = target.secrets;
+                (Some(target.sink), own.over(&target.delivery), target.dead_letters, Ok(()))
+            }
+            Err(problem) => (None, own.clone(), None, Err(problem)),
+        };
+    if let Some(destination) = &own.dead_letter_sink {
+        match sink::dead_letters(destination, &namespace, objects).await? {
+            Ok((found, needed)) => {
+                dead_letter_sink = Some(found);
+                secrets.0.extend(needed.0);
+            }
+            // What would then be given up had nowhere to go.
+            Err(problem) => (sink, outcome) = (None, outcome.and(Err(problem))),
+        }
+    }
+    let sink = sink.map(|sink| match sink.name {
+        Some(_) => sink,
+        // There is no EventSink that could be annotated.
+        None => Sink { resume: trigger.annotations().get(sink::RESUME).cloned(), ..sink },
+    });
     let definition = Definition {
         trigger: ObjectName::new(namespace, trigger.name_any()),
         table: TableName::new(&table.schema, &table.name),
@@ -51,6 +71,7 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         ordering: ordering.as_ref().map(ordered).unwrap_or_default(),
         sink,
         policy: Policy::from_api(&delivery),
+        dead_letter_sink,
         suspend: *suspend,
     };
     Ok(Resolved { definition, sink: outcome, secrets })
@@ -98,10 +119,12 @@ fn idents(names: &[String]) -> Vec<Ident> {
 mod tests {
     use std::time::Duration;
 
+    use rstest::rstest;
+
     use super::*;
     use crate::{
         api::BackoffPolicy,
-        log::definition::{Limits, Sink, StatusRule},
+        log::definition::{DeadLetterSink, Limits, StatusRule},
         resolve::testing::{Manifests, parse},
     };
 
@@ -162,10 +185,73 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
                 timeout: Duration::from_secs(2),
                 retry_after_max: Duration::from_mins(1),
             },
+            dead_letter_sink: None,
             suspend: true,
         };
         assert_eq!(resolved.definition, expected);
         assert_eq!(resolved.sink, Ok(()));
+    }
+
+    const MORGUE: &str = r#"
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: billing, namespace: bank}
+spec: {uri: "http://billing.example.com/in", allowedNamespaces: [shop], delivery: {deadLetterSink: {ref: {kind: EventSink, name: morgue}, uri: bank}}}
+---
+apiVersion: eventtrigger.dev/v1alpha1
+kind: EventSink
+metadata: {name: morgue, namespace: bank}
+spec: {uri: "http://morgue.example.com/", delivery: {timeout: 2s, deadLetterSink: {uri: "http://nowhere/"}},
+  headers: [{name: Authorization, valueFrom: {secretKeyRef: {name: keys, key: token}}}]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys, namespace: bank}
+stringData: {token: Bearer t0p}
+"#;
+
+    fn sent_to_the_bank(delivery: &str) -> EventTrigger {
+        trigger(&format!(
+            "{{eventLogRef: {{name: shop}}, table: {{name: orders}}, on: {{insert: {{}}}}, delivery: {{{delivery}}}, \
+             sink: {{ref: {{kind: EventSink, name: billing, namespace: bank}}}}}}"
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_sink_says_in_its_own_namespace_where_dead_letters_go_and_a_trigger_may_say_otherwise_in_its() {
+        let objects = Manifests::new(MORGUE);
+        let resolved = definition(&sent_to_the_bank("retry: 3"), &objects).await.unwrap();
+        let DeadLetterSink { sink, policy } = resolved.definition.dead_letter_sink.unwrap();
+        assert_eq!((sink.url.as_str(), sink.headers.len()), ("http://morgue.example.com/bank", 1));
+        assert_eq!((policy.timeout, policy.retry), (Duration::from_secs(2), Policy::default().retry));
+        assert_eq!(resolved.secrets.0.values().collect::<Vec<_>>(), ["Bearer t0p"]);
+        let own = sent_to_the_bank("deadLetterSink: {uri: 'http://own.example.com/'}");
+        let resolved = definition(&own, &objects).await.unwrap();
+        let own = DeadLetterSink { sink: Sink::to("http://own.example.com/"), policy: Policy::default() };
+        assert_eq!(resolved.definition.dead_letter_sink, Some(own));
+    }
+
+    #[tokio::test]
+    async fn a_dead_letter_sink_that_is_not_there_holds_events_and_is_named() {
+        let trigger = sent_to_the_bank("deadLetterSink: {ref: {kind: EventSink, name: morgue}}");
+        let resolved = definition(&trigger, &Manifests::new(MORGUE)).await.unwrap();
+        assert_eq!(resolved.definition.sink, None);
+        let expected =
+            "spec.delivery.deadLetterSink.ref: there is no EventSink shop/morgue; create it, or correct the name";
+        assert_eq!(resolved.sink.unwrap_err().message, expected);
+    }
+
+    #[rstest]
+    #[case::there_is_no_other_to_annotate("uri: 'http://billing.example.com/'", Some("2"))]
+    #[case::the_sink_has_its_own("ref: {kind: EventSink, name: billing}", None)]
+    #[tokio::test]
+    async fn a_trigger_resumes_its_sink_if_that_is_no_event_sink(#[case] sink: &str, #[case] expected: Option<&str>) {
+        let spec =
+            format!("{{eventLogRef: {{name: shop}}, table: {{name: orders}}, on: {{insert: {{}}}}, sink: {{{sink}}}}}");
+        let mut trigger = trigger(&spec);
+        trigger.annotations_mut().insert("eventtrigger.dev/resume".to_owned(), "2".to_owned());
+        let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
+        assert_eq!(resolved.definition.sink.unwrap().resume.as_deref(), expected);
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use crate::{
 
 pub use connection::{connection, delivery_connection};
 pub use definition::{Resolved, definition};
-pub use sink::{Target, destination, event_sink};
+pub use sink::{Target, dead_letters, destination, event_sink};
 pub use table::table_allowed;
 
 /// Where the objects that a resource names are found: the API server, or a folder of manifests.

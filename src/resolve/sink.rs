@@ -7,7 +7,7 @@ use url::Url;
 use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, security::Found, service};
 use crate::{
     api::{self, Destination, DestinationRef, EventSink},
-    log::definition::{Batch, Format, Limits, Mode, Sink, StatusRule},
+    log::definition::{Batch, DeadLetterSink, Format, Limits, Mode, Policy, Sink, StatusRule},
 };
 
 const CROSS_NAMESPACE: &str = "CrossNamespaceNotAllowed";
@@ -23,6 +23,8 @@ pub struct Target {
     pub sink: Sink,
     /// The policy of the EventSink, if it is one.
     pub delivery: api::Delivery,
+    /// Where events go that were given up, if it is an EventSink that says so.
+    pub dead_letters: Option<DeadLetterSink>,
     /// The values that come from Secrets.
     pub secrets: Secrets,
 }
@@ -36,6 +38,15 @@ pub async fn destination(
     part(of_destination(destination, namespace, objects).await)
 }
 
+/// The dead letter sink of an EventTrigger in `namespace`.
+pub async fn dead_letters(
+    destination: &Destination,
+    namespace: &str,
+    objects: &impl Objects,
+) -> Result<Result<(DeadLetterSink, Secrets), Problem>, LookupError> {
+    part(of_dead_letters(destination, namespace, objects).await)
+}
+
 /// An EventSink itself.
 pub async fn event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Result<Target, Problem>, LookupError> {
     part(of_event_sink(sink, objects).await)
@@ -46,19 +57,61 @@ async fn of_destination(destination: &Destination, namespace: &str, objects: &im
     let place = Place { namespace, prefix: "spec.sink.", objects };
     match reference {
         Some(reference) if is_event_sink(reference) => {
-            let mut target = place.referred_event_sink(reference).await?;
+            let sink = place.referred_event_sink(reference).await?;
+            let mut target = of_event_sink(&sink, objects).await.map_err(|stop| named(&sink, stop))?;
             target.sink.url = place.join(&target.sink.url, uri.as_deref())?;
             Ok(target)
         }
         _ => Ok(Target {
             sink: Sink::to(place.url(reference.as_ref(), uri.as_deref()).await?),
             delivery: api::Delivery::default(),
+            dead_letters: None,
             secrets: Secrets::default(),
         }),
     }
 }
 
+/// What failed at the end is told on its own, and so is where that goes if it fails: a chain ends here.
+async fn of_dead_letters(
+    Destination { reference, uri }: &Destination,
+    namespace: &str,
+    objects: &impl Objects,
+) -> Result<(DeadLetterSink, Secrets), Stop> {
+    let place = Place { namespace, prefix: "spec.delivery.deadLetterSink.", objects };
+    let Some(reference) = reference.as_ref().filter(|reference| is_event_sink(reference)) else {
+        let sink = Sink::to(place.url(reference.as_ref(), uri.as_deref()).await?);
+        return Ok((DeadLetterSink { sink, policy: Policy::default() }, Secrets::default()));
+    };
+    let sink = place.referred_event_sink(reference).await?;
+    let Target { sink, delivery, secrets, .. } = itself(&sink, objects).await.map_err(|stop| named(&sink, stop))?;
+    let url = place.join(&sink.url, uri.as_deref())?;
+    Ok((DeadLetterSink { sink: Sink { url, ..sink }, policy: Policy::from_api(&delivery) }, secrets))
+}
+
 async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Target, Stop> {
+    let mut target = itself(sink, objects).await?;
+    if let Some(destination) = &target.delivery.dead_letter_sink {
+        let namespace = sink.namespace().unwrap_or_default();
+        let (dead_letters, secrets) = of_dead_letters(destination, &namespace, objects).await?;
+        target.dead_letters = Some(dead_letters);
+        target.secrets.0.extend(secrets.0);
+    }
+    Ok(target)
+}
+
+/// A problem of an EventSink that another resource refers to.
+fn named(sink: &EventSink, stop: Stop) -> Stop {
+    let name = format!("{}/{}", sink.namespace().unwrap_or_default(), sink.name_any());
+    match stop {
+        Stop::Problem(Problem { reason, message }) => {
+            Problem { reason, message: format!("EventSink {name}: {message}") }.into()
+        }
+        lookup @ Stop::Lookup(_) => lookup,
+    }
+}
+
+/// An EventSink but for what it says of dead letters.
+async fn itself(sink: &EventSink, objects: &impl Objects) -> Result<Target, Stop> {
     let namespace = sink.namespace().unwrap_or_default();
     let place = Place { namespace: &namespace, prefix: "spec.", objects };
     if sink.spec.reference.as_ref().is_some_and(is_event_sink) {
@@ -88,11 +141,12 @@ async fn of_event_sink(sink: &EventSink, objects: &impl Objects) -> Result<Targe
         resume: sink.annotations().get(RESUME).cloned(),
         ..Sink::to(url)
     };
-    Ok(Target { sink: target, delivery: spec.delivery.clone().unwrap_or_default(), secrets })
+    let delivery = spec.delivery.clone().unwrap_or_default();
+    Ok(Target { sink: target, delivery, dead_letters: None, secrets })
 }
 
 /// Of a sink that said that it is gone: another value makes it be tried again.
-const RESUME: &str = "eventtrigger.dev/resume";
+pub(super) const RESUME: &str = "eventtrigger.dev/resume";
 
 /// Codes before classes, retries before the others: the first that fits counts.
 fn rules(codes: &api::StatusCodes) -> Vec<StatusRule> {
@@ -230,7 +284,7 @@ impl<O: Objects> Place<'_, O> {
     }
 
     /// An EventSink resolves in its own namespace, with its own Secrets, and says who may use it.
-    async fn referred_event_sink(&self, reference: &DestinationRef) -> Result<Target, Stop> {
+    async fn referred_event_sink(&self, reference: &DestinationRef) -> Result<EventSink, Stop> {
         let DestinationRef { api_version: _, kind: _, name, namespace, port } = reference;
         if port.is_some() {
             return Err(Problem::new(
@@ -242,13 +296,13 @@ impl<O: Objects> Place<'_, O> {
         let namespace = namespace.as_deref().unwrap_or(self.namespace);
         let field = format!("{}ref", self.prefix);
         let found = self.objects.sink(namespace, name).await?;
-        let target = if namespace == self.namespace {
+        let sink = if namespace == self.namespace {
             let missing = || {
                 let message =
                     format!("{field}: there is no EventSink {namespace}/{name}; create it, or correct the name");
                 Problem::new(NOT_FOUND, message)
             };
-            of_event_sink(&found.ok_or_else(missing)?, self.objects).await
+            found.ok_or_else(missing)?
         } else {
             // One answer for both cases: whether it exists is not for everybody to know.
             let refused = || {
@@ -259,15 +313,9 @@ impl<O: Objects> Place<'_, O> {
                 );
                 Problem::new(NOT_ALLOWED, message)
             };
-            let sink = found.filter(|sink| allows(sink, self.namespace)).ok_or_else(refused)?;
-            of_event_sink(&sink, self.objects).await
+            found.filter(|sink| allows(sink, self.namespace)).ok_or_else(refused)?
         };
-        target.map_err(|stop| match stop {
-            Stop::Problem(Problem { reason, message }) => {
-                Problem { reason, message: format!("EventSink {namespace}/{name}: {message}") }.into()
-            }
-            lookup @ Stop::Lookup(_) => lookup,
-        })
+        Ok(sink)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     delivery::{self, Addresses, Phase, Progress},
-    log::{Admin, AdminError, ConnectConfig, Holding},
+    log::{Admin, AdminError, ConnectConfig, Hindrance, Holding},
     name::ObjectName,
 };
 
@@ -57,6 +57,8 @@ pub(super) struct Tended {
     /// EventTriggers of earlier runs that were mentioned.
     mentioned: BTreeSet<ObjectName>,
     delivery: Option<Delivery>,
+    /// What the workers wrote down.
+    hindrances: BTreeMap<ObjectName, Hindrance>,
     /// When the log's segments were tended last, and what the log held then.
     cared: Option<Instant>,
     holding: Holding,
@@ -79,6 +81,7 @@ impl Tended {
             captured,
             mentioned,
             delivery: None,
+            hindrances: BTreeMap::new(),
             cared: None,
             holding: Holding::default(),
         }
@@ -107,6 +110,7 @@ impl Tended {
         };
         let admin = self.admin.insert(admin);
         let states = answer(&self.connection, admin.look()).await?.map_err(|error| Fault::from(&error))?;
+        self.hindrances = answer(&self.connection, admin.hindrances()).await?.map_err(|error| Fault::from(&error))?;
         let mut intact = BTreeSet::new();
         for state in &states {
             if state.drift.is_empty() {
@@ -272,9 +276,16 @@ impl Tended {
             return ("False", "SinkNotResolved");
         }
         match progress.phase {
-            Phase::Starting => ("False", "WorkersStarting"),
-            Phase::Away(_) | Phase::Stopped => ("False", "WorkersUnavailable"),
-            Phase::StandingBy | Phase::Delivering => ("True", "Ready"),
+            Phase::Starting => return ("False", "WorkersStarting"),
+            Phase::Away(_) | Phase::Stopped => return ("False", "WorkersUnavailable"),
+            Phase::StandingBy | Phase::Delivering => {}
+        }
+        // The messages are in the workers' own lines.
+        let hindrance = self.hindrances.get(name);
+        match (hindrance.and_then(Hindrance::reason), hindrance.is_some_and(|found| found.obstacle.is_some())) {
+            (Some(reason), true) => ("False", reason),
+            (Some(reason), false) => ("True", reason),
+            (None, _) => ("True", "Ready"),
         }
     }
 }

@@ -498,6 +498,12 @@ async fn a_trigger_whose_secret_is_missing_waits_and_says_so_while_others_are_de
     assert_eq!(progress.held[0].trigger, ObjectName::new("shop", "held"));
     assert!(progress.held[0].why.contains("shop/billing/token"), "{:?}", progress.held);
     assert!(progress.readiness().is_ok() && !progress.caught_up);
+    let written = "SELECT count(*) = 1 FROM eventlog.obstacle WHERE reason = 'DeliveryHeld' AND message LIKE '%shop/billing/token%'";
+    database.until("the controller to be told", written).await;
+    // Not before workers with the secret had time to start.
+    assert_eq!(admin.hindrances().await.unwrap(), [].into());
+    database.run("UPDATE eventlog.obstacle SET since = since - interval '1 minute'").await;
+    assert_eq!(admin.hindrances().await.unwrap()[&ObjectName::new("shop", "held")].reason(), Some("DeliveryHeld"));
     worker.stop().await;
     assert_eq!(receiver.hits().len(), 1, "nothing is sent without the header");
     // The worker is started anew with the secret.
@@ -506,6 +512,7 @@ async fn a_trigger_whose_secret_is_missing_waits_and_says_so_while_others_are_de
     let worker = Running::with(config, Duration::from_secs(1));
     let hits = receiver.until("the held event", |hits| hits.len() == 2).await;
     assert_eq!((&*hits[1].path, hits[1].header("x-token")), ("/held", "t0ken"));
+    database.until("nothing to be told", "SELECT count(*) = 0 FROM eventlog.obstacle").await;
     worker.stop().await;
 }
 

@@ -6,8 +6,10 @@
 mod adopt;
 mod capture;
 mod cursors;
+mod deadletters;
 mod delivery;
 mod faults;
+mod hindrances;
 mod judge;
 mod log;
 mod pgbouncer;

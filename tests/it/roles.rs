@@ -1,8 +1,11 @@
 //! Roles with as few rights as the documentation says.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use eventtrigger::log::{Admin, AdminError, Cursor, Definition, Move, Retention, Worker};
+use eventtrigger::log::{
+    Admin, AdminError, Claim, Cursor, DeadLetter, Definition, Exception, Failure, Move, Retention, Worker,
+    definition::{DeadLetterSink, Policy, Sink},
+};
 
 use crate::support::{Database, everything, orders, owner, root, schema};
 
@@ -46,7 +49,14 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
 
     let (admin, _) = Admin::open(&as_role(&database, "o"), &schema(), &owner()).await.unwrap();
     let install = async |definition: &Definition| admin.install("u", definition).await;
-    install(&everything("all", orders())).await.unwrap();
+    let forwarded = DeadLetterSink { sink: Sink::to("http://a/"), policy: Policy::default() };
+    install(&Definition {
+        sink: Some(Sink::to("http://b/")),
+        dead_letter_sink: Some(forwarded),
+        ..everything("all", orders())
+    })
+    .await
+    .unwrap();
     database.run("CREATE TABLE later (id int PRIMARY KEY)").await;
     let later = everything("later", eventtrigger::name::TableName::new("public", "later"));
     install(&later).await.unwrap();
@@ -64,15 +74,31 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     // A worker delivers, also from a segment that is younger than its rights.
     let worker = Worker::connect(&delivery, &schema(), &owner().uid).await.unwrap();
     let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
-    let cut = Retention { period: Duration::ZERO, max_size: None, max_held_size: None };
+    let cut = Retention { period: Duration::ZERO, max_size: None, max_held_size: None, dead_letter_period: None };
     admin.tend(&cut).await.unwrap();
     database.run("DELETE FROM orders").await;
     let (subscriptions, _) = worker.subscriptions().await.unwrap();
     let now = worker.pulse().await.unwrap().now;
-    assert_eq!(worker.window(&subscriptions[0].cursor.from, &now, 0, 100).await.unwrap().len(), 3);
+    let mut events = worker.window(&subscriptions[0].cursor.from, &now, 0, 100).await.unwrap();
+    assert_eq!(events.len(), 3);
     let cursor = Cursor { from: now, to: None, after: 0, done: Vec::new() };
-    worker.commit(lease, &[Move { subscription: subscriptions[0].id, cursor }], &[]).await.unwrap();
-    worker.dead().await.unwrap();
+    let subscription = subscriptions[0].id;
+    let (event, failure) = (Arc::new(events.remove(0)), Failure::default());
+    let letter = DeadLetter { subscription, seq: 1, lanes: Vec::new(), event, attempts: 1, failure, parked: false };
+    worker.commit(lease, &[Move { subscription, cursor }], &[Exception::Bury(letter)]).await.unwrap();
+    assert_eq!(worker.dead().await.unwrap().len(), 1);
+    // What was given up is claimed by one worker at a time, and then forwarded.
+    let claim = Claim { each: 1, all: 1, bytes: 1, larger: true, not: Vec::new(), after: 0 };
+    let claimed = worker.claim(&claim).await.unwrap().remove(0);
+    assert_eq!(claimed.destination, "http://b/");
+    assert!(worker.claim(&claim).await.unwrap().is_empty());
+    worker.forwarded(&claimed, Some(Duration::ZERO)).await.unwrap();
+    // The earlier claim is over, and says nothing any more.
+    let again = worker.claim(&claim).await.unwrap().remove(0);
+    worker.forwarded(&claimed, Some(Duration::ZERO)).await.unwrap();
+    assert!(worker.claim(&claim).await.unwrap().is_empty());
+    worker.forwarded(&again, None).await.unwrap();
+    assert!(worker.claim(&claim).await.unwrap().is_empty());
     let delivery = client(&database, "d").await;
     for forbidden in [
         "SELECT FROM orders",

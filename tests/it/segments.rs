@@ -16,9 +16,15 @@ use eventtrigger::{
 use crate::support::{Database, everything, orders};
 
 /// Every tending cuts a segment, if there is an event in the newest, and drops what may be dropped.
-const AT_ONCE: Retention = Retention { period: Duration::ZERO, max_size: None, max_held_size: None };
+const AT_ONCE: Retention =
+    Retention { period: Duration::ZERO, max_size: None, max_held_size: None, dead_letter_period: None };
 /// The same, and nothing is dropped: an eighth of so much is cut, and all together is less.
-const CUT: Retention = Retention { period: Duration::from_hours(1), max_size: Some(200_000), max_held_size: None };
+const CUT: Retention = Retention {
+    period: Duration::from_hours(1),
+    max_size: Some(200_000),
+    max_held_size: None,
+    dead_letter_period: None,
+};
 const PAGE: usize = 100;
 
 async fn numbers(database: &Database) -> Vec<i32> {

@@ -208,6 +208,7 @@ pub(crate) fn everything(name: &str, table: TableName) -> Definition {
         ordering: eventtrigger::log::definition::Ordering::default(),
         sink: None,
         policy: Policy::default(),
+        dead_letter_sink: None,
         suspend: false,
     }
 }

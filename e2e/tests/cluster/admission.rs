@@ -203,12 +203,20 @@ async fn delivery_takes_durations_in_both_spellings_and_nothing_else() {
         ),
         trigger(
             "t",
+            json!({"delivery": {"deadLetterSink": {"ref": {"kind": "EventSink", "name": "dead"}, "uri": "/x"}}}),
+        ),
+        trigger(
+            "t",
             json!({"delivery": {"backoffPolicy": "exponential", "backoffDelay": "200ms", "backoffMax": "PT5M"}}),
         ),
     ])
     .await;
     rejects([
         (trigger("t", json!({"delivery": {"retry": -1}})), ["spec.delivery.retry", "0"]),
+        (
+            trigger("t", json!({"delivery": {"deadLetterSink": {}}})),
+            ["spec.delivery.deadLetterSink", "set ref, uri or both"],
+        ),
         (trigger("t", json!({"delivery": {"backoffPolicy": "constant"}})), ["spec.delivery.backoffPolicy", "linear"]),
         (
             trigger("t", json!({"delivery": {"backoffDelay": "soon"}})),

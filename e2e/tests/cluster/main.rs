@@ -7,6 +7,7 @@ mod admission;
 mod cluster;
 mod connection;
 mod crash;
+mod describe;
 mod drift;
 mod forward;
 mod identifiers;

@@ -188,7 +188,7 @@ impl Scene {
             let found = self.cluster.list(&self.namespace, api_version, kind).await;
             places.push((kind.to_owned(), Value::from(found).to_string()));
         }
-        for table in ["meta", "trigger", "capture", "cursor", "lease", "dead_letter", "event"] {
+        for table in ["meta", "trigger", "capture", "cursor", "lease", "obstacle", "parked", "dead_letter", "event"] {
             let sql = format!("SELECT string_agg(to_jsonb(t)::text, '') FROM eventlog.{table} t");
             let row = self.database.query_one(&sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
             places.push((table.to_owned(), row.get::<_, Option<String>>(0).unwrap_or_default()));

@@ -51,6 +51,13 @@ pub(super) async fn workers(log: &EventLog, ctx: &Context, connection: ConnectCo
     apply(log, ctx, &build::deployment(log, &ctx.image, &ctx.addresses, &version)).await
 }
 
+/// What of a trigger goes to a sink.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Part {
+    Events,
+    DeadLetters,
+}
+
 /// The values of Secrets that the sinks of the log's triggers need. A sink that cannot be resolved gets no events, and so
 /// needs none.
 async fn secrets(log: &EventLog, ctx: &Context) -> Result<BTreeMap<SecretName, String>, Error> {
@@ -59,18 +66,29 @@ async fn secrets(log: &EventLog, ctx: &Context) -> Result<BTreeMap<SecretName, S
     let (here, cluster) = (namespace.as_str(), &cluster);
     let mut destinations = Vec::new();
     for trigger in triggers(log, ctx) {
-        if trigger.metadata.deletion_timestamp.is_none() && !destinations.contains(&trigger.spec.sink) {
-            destinations.push(trigger.spec.sink.clone());
+        if trigger.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let dead_letters = trigger.spec.delivery.and_then(|delivery| delivery.dead_letter_sink);
+        for wanted in [Some((trigger.spec.sink, Part::Events)), dead_letters.map(|to| (to, Part::DeadLetters))] {
+            destinations.extend(wanted.filter(|wanted| !destinations.contains(wanted)));
         }
     }
     // Only an EventSink needs any.
-    destinations.retain(|destination| destination.reference.as_ref().is_some_and(|to| to.kind == "EventSink"));
+    destinations.retain(|(destination, _)| destination.reference.as_ref().is_some_and(|to| to.kind == "EventSink"));
     let found: Vec<_> = stream::iter(destinations)
-        .map(|destination| async move { resolve::destination(&destination, here, cluster).await })
+        .map(|(destination, part)| async move {
+            Ok::<_, Error>(match part {
+                Part::Events => resolve::destination(&destination, here, cluster).await?.map(|target| target.secrets),
+                Part::DeadLetters => {
+                    resolve::dead_letters(&destination, here, cluster).await?.map(|(_, secrets)| secrets)
+                }
+            })
+        })
         .buffered(AT_A_TIME)
         .try_collect()
         .await?;
-    Ok(found.into_iter().flatten().flat_map(|target| target.secrets.0).collect())
+    Ok(found.into_iter().flatten().flat_map(|secrets| secrets.0).collect())
 }
 
 /// The object as it is wanted: applied if it is missing or differs.

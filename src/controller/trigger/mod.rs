@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use kube::ResourceExt;
 use tokio::time::timeout;
 
+pub(super) use self::status::is_partial;
 use self::status::{Captured, Seen};
 use super::{
     admins::ANSWER,
@@ -26,7 +27,7 @@ use crate::{
         EventLog, EventTrigger,
         condition::{CAPTURED, LOG_READY},
     },
-    log::{Admin, Definition},
+    log::{Admin, Definition, Hindrance},
     resolve::{self, Objects, Problem, Resolved},
 };
 
@@ -50,7 +51,7 @@ impl Kind for EventTrigger {
             return Ok(Next::After(TABLE));
         };
         let old = trigger.status.as_ref();
-        let new = status::status(old, &seen, &trigger.spec, trigger.metadata.generation.unwrap_or_default(), now());
+        let new = status::status(old, &seen, &trigger, now());
         if write(&ctx.client, &*trigger, old, &new).await? {
             let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
             ctx.events.readiness(&*trigger, before, &new.conditions).await;
@@ -68,7 +69,8 @@ async fn look(trigger: &EventTrigger, ctx: &Context) -> Option<Seen> {
         Ok(resolved) => resolved,
         Err(error) => {
             let trouble = Trouble::from(Error::from(error));
-            return Some(Seen { log, sink: Err(trouble.clone()), captured: Captured::NotTried });
+            let (sink, hindrance) = (Err(trouble), Hindrance::default());
+            return Some(Seen { log, sink, captured: Captured::NotTried, hindrance });
         }
     };
     if ctx.needs.changed(&name_of(trigger), secrets) {
@@ -83,7 +85,9 @@ async fn look(trigger: &EventTrigger, ctx: &Context) -> Option<Seen> {
         }
         Err(_) => Captured::NotTried,
     };
-    Some(Seen { log, sink, captured })
+    let uid = log.as_ref().ok().and_then(ResourceExt::uid);
+    let hindrance = uid.map(|uid| ctx.admins.hindrance(&uid, &name_of(trigger))).unwrap_or_default();
+    Some(Seen { log, sink, captured, hindrance })
 }
 
 /// The trigger's log, if it is open.
@@ -158,6 +162,6 @@ fn next(trigger: &EventTrigger, seen: &Seen) -> Next {
         Captured::Failed(_) => Next::Backoff(DATABASE),
         // The log's own change wakes the trigger up; the delay is for a failed look-up.
         Captured::NotTried if seen.log.is_err() => Next::Backoff(LONGEST),
-        _ => sink::next(seen.sink.as_ref().err(), trigger.spec.sink.reference.as_ref()),
+        _ => sink::next(seen.sink.as_ref().err(), &trigger.spec.sink, trigger.spec.delivery.as_ref()),
     }
 }

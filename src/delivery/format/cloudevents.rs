@@ -185,7 +185,7 @@ fn data(target: &Target, event: &Event, noted: &Noted<'_>, table: &TableName) ->
     ))
 }
 
-fn attribute(text: &str) -> HeaderValue {
+pub(super) fn attribute(text: &str) -> HeaderValue {
     plain(&utf8_percent_encode(text, ATTRIBUTE).to_string())
 }
 

@@ -5,9 +5,11 @@ mod hasura;
 
 use std::borrow::Cow;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use url::Url;
 
 use super::{
     lanes::Keys,
@@ -64,6 +66,52 @@ pub(super) struct Item<'a> {
 pub(super) struct Written {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+}
+
+/// What a dead letter sink is told beside the event, in Knative's words
+/// (<https://knative.dev/docs/eventing/event-delivery/#configuring-subscription-event-delivery>).
+#[derive(Clone, Debug)]
+pub(super) struct Obituary([(&'static str, String); 3]);
+
+impl Obituary {
+    /// Of an event that `destination` did not take, though it answered with `code` or not at all; `said` is bounded text.
+    pub(super) fn new(destination: &str, code: Option<u16>, said: &str) -> Self {
+        let code = code.map(|code| code.to_string()).unwrap_or_default();
+        Self([
+            ("knativeerrordest", without_credentials(destination)),
+            ("knativeerrorcode", code),
+            ("knativeerrordata", STANDARD.encode(said)),
+        ])
+    }
+
+    /// The request with it: where the event's other attributes stand; if it is no CloudEvent, in headers.
+    pub(super) fn added(&self, format: &Format, mut written: Written) -> Written {
+        // An attribute must not be empty.
+        let attributes = self.0.iter().filter(|(_, value)| !value.is_empty());
+        let start = match format {
+            Format::CloudEvents(Mode::Structured) => "{",
+            Format::CloudEvents(Mode::Batch(_)) => "[{",
+            Format::CloudEvents(Mode::Binary) | Format::Hasura { .. } => {
+                let header = |name| HeaderName::try_from(format!("ce-{name}")).expect("letters");
+                let attributes = attributes.map(|(name, value)| (header(name), cloudevents::attribute(value)));
+                written.headers.extend(attributes);
+                return written;
+            }
+        };
+        let mut body = start.as_bytes().to_vec();
+        for (name, value) in attributes {
+            body.extend(format!("{}:{},", json(name), json(value)).into_bytes());
+        }
+        body.extend(&written.body[start.len()..]);
+        Written { body: body.into(), ..written }
+    }
+}
+
+/// A definition's URL has none; this one may have been written by another version.
+fn without_credentials(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return String::new() };
+    let _ = (url.set_username(""), url.set_password(None));
+    url.into()
 }
 
 impl Target {
@@ -175,7 +223,7 @@ mod tests {
     use crate::{
         log::{
             Bits, Definition,
-            definition::{Context, Sink},
+            definition::{Batch, Context, Sink},
         },
         name::TableName,
     };
@@ -229,6 +277,37 @@ mod tests {
             keys(&event, &capture(&["a", "b"]), &Ordering::PrimaryKey).unwrap(),
             Keys::One("x%2Fy/2".to_owned())
         );
+    }
+
+    #[test]
+    fn a_dead_letter_sink_is_told_where_the_other_attributes_stand() {
+        let obituary = Obituary::new("http://u:secret@billing/x y", Some(422), "no ü");
+        let event = event(Operation::Insert, None, Some(r#"{"id":1}"#));
+        let keys = Keys::One("1".to_owned());
+        let sent = |format: Format| {
+            let target = target(format, Columns::All, Context::default());
+            let items = [Item { event: &event, capture: &capture(&["id"]), keys: &keys, attempt: 1 }];
+            let Written { headers, body } = obituary.added(&target.format, target.write(&items).unwrap());
+            (headers, serde_json::from_slice::<serde_json::Value>(&body).unwrap())
+        };
+        let expected = [
+            ("knativeerrordest", "http://billing/x%20y"),
+            ("knativeerrorcode", "422"),
+            ("knativeerrordata", "bm8gw7w="),
+        ];
+        let batch = Batch { max_events: 10, max_bytes: 1000, linger: std::time::Duration::ZERO };
+        let (headers, _) = sent(Format::default());
+        let (_, structured) = sent(Format::CloudEvents(Mode::Structured));
+        let (_, batch) = sent(Format::CloudEvents(Mode::Batch(batch)));
+        for (name, value) in expected {
+            // What is not visible ASCII would be escaped once more; a URL has nothing of it but the %.
+            assert_eq!(headers[format!("ce-{name}")], value.replace('%', "%25"));
+            assert_eq!((&structured[name], &batch[0][name]), (&value.into(), &value.into()));
+        }
+        assert_eq!(structured["subject"], "public.orders/1");
+        let silent = Obituary::new("http://billing/", None, "no response within 30s");
+        let written = silent.added(&Format::default(), Written { headers: HeaderMap::new(), body: Bytes::new() });
+        assert!(!written.headers.contains_key("ce-knativeerrorcode") && written.headers.len() == 2);
     }
 
     #[test]

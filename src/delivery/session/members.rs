@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use futures::FutureExt as _;
@@ -20,9 +21,9 @@ use super::{
         progress::Held,
         target::{Hold, Target},
     },
-    Io, Session,
+    Io, LINGER, Session,
 };
-use crate::log::{Capture, Definition, ParkedLanes, Redriven, Snapshot, Subscription};
+use crate::log::{Capture, Definition, Exception, ParkedLanes, Redriven, Snapshot, Subscription};
 
 /// One subscription.
 pub(super) struct Member {
@@ -82,7 +83,7 @@ impl Session<'_> {
                 Ok(Aim { target, outlet: self.outlets.of(sink) })
             });
             match self.members.get_mut(&id) {
-                Some(member) if member.definition == definition => {}
+                Some(member) if member.definition == definition => continue,
                 Some(member) => {
                     member.definition = definition;
                     member.aim = aim;
@@ -97,6 +98,7 @@ impl Session<'_> {
                     self.members.insert(id, member);
                 }
             }
+            self.tell_hold(id);
         }
         let held = self.members.values().filter_map(|member| match &member.aim {
             Ok(_) | Err(Hold::Suspended) => None,
@@ -106,6 +108,20 @@ impl Session<'_> {
         self.gauges.held.set(held.len());
         self.given.monitor.held(held);
         self.settle_members();
+    }
+
+    /// Writes down why a member is held, unless whoever reads that knows it already. Its next courier takes it back.
+    fn tell_hold(&mut self, id: i32) {
+        let Some(Member { aim: Err(hold), .. }) = self.members.get(&id) else { return };
+        if matches!(hold, Hold::Suspended | Hold::NoSink) {
+            return;
+        }
+        let message = format!(
+            "{hold}; events wait in the log; workers are started anew when a Secret changes: if this stays, look at their pods"
+        );
+        let obstacle = Some((Hold::REASON.to_owned(), message));
+        self.exceptions.push(Exception::Obstacle { subscription: id, obstacle, resume: None });
+        self.due.get_or_insert_with(|| Instant::now() + LINGER);
     }
 
     /// Starts couriers for members that have a target and none, and stops those of members without.

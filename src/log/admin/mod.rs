@@ -3,6 +3,7 @@
 mod adopt;
 mod catalog;
 mod difference;
+mod hindrance;
 mod install;
 mod open;
 mod plan;
@@ -13,6 +14,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::{Client, error::SqlState};
 
 pub use adopt::AdoptError;
+pub use hindrance::{DEAD_LETTERS, EVENTS_PARKED, Hindrance, Obstacle, Remedy};
 pub use open::{ADOPT, OpenError, ServerFacts};
 pub use plan::PlanError;
 pub use segments::{Holding, Retention};

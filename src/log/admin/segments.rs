@@ -20,6 +20,9 @@ use crate::{
 const PARTS: u32 = 8;
 /// How long a lock on a segment is waited for. Only readers stand behind us meanwhile.
 const PATIENCE: &str = "50ms";
+/// Dead letters that are deleted in one statement, and how many such at most in one go: nobody waits for it for long.
+const EXPIRED: i64 = 1000;
+const GOES: usize = 10;
 /// Captures that are pointed to a new segment in one transaction.
 const AT_A_TIME: i64 = 50;
 
@@ -32,11 +35,13 @@ pub struct Retention {
     pub max_size: Option<u64>,
     /// Events that a trigger has not had yet are kept in any case, but not beyond so many bytes; `None`: without limit.
     pub max_held_size: Option<u64>,
+    /// Dead letters are kept for so long after they were given up; `None`: until they are redriven or deleted.
+    pub dead_letter_period: Option<Duration>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { period: Duration::from_hours(7 * 24), max_size: None, max_held_size: None }
+        Self { period: Duration::from_hours(7 * 24), max_size: None, max_held_size: None, dead_letter_period: None }
     }
 }
 
@@ -128,6 +133,7 @@ impl Admin {
             self.seal(&mut client, segment).await?;
         }
         let held_by = self.retain(&mut client, retention).await?;
+        self.expire(&client, retention).await?;
         let segments = self.segments(&client).await?;
         Ok(Holding {
             since: segments.first().map(|oldest| oldest.opened_at),
@@ -275,6 +281,26 @@ impl Admin {
             Err(error) if is_locked(&error) => Ok(false),
             Err(error) => Err(tending(error)),
         }
+    }
+
+    /// Deletes dead letters that have been kept long enough; what is left of very many is for the next time.
+    async fn expire(&self, client: &Client, retention: &Retention) -> Result<(), AdminError> {
+        let Some(period) = retention.dead_letter_period else { return Ok(()) };
+        let expire = self.sql(include_str!("../sql/expire.sql"));
+        for _ in 0..GOES {
+            let gone = client.execute(&expire, &[&period.as_secs_f64(), &EXPIRED]).await.map_err(tending)?;
+            if gone > 0 {
+                tracing::info!(
+                    schema = self.schema.as_str(),
+                    gone,
+                    "dead letters were deleted, as retention.deadLetterPeriod says"
+                );
+            }
+            if gone < EXPIRED.unsigned_abs() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn lost(&self, client: &Client) -> Result<Vec<(ObjectName, i64)>, AdminError> {

@@ -226,13 +226,19 @@ CREATE TABLE :schema.dead_letter (
     error text NOT NULL,
     response text,
     redrive boolean NOT NULL DEFAULT false,
+    forward text,
+    forward_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (trigger_namespace, trigger_name, event_id)
 );
 CREATE INDEX dead_letter_redrive ON :schema.dead_letter (trigger_namespace, trigger_name, seq) WHERE redrive;
+CREATE INDEX dead_letter_forward ON :schema.dead_letter (trigger_namespace, trigger_name, forward_at) WHERE forward IS NOT NULL;
+CREATE INDEX dead_letter_age ON :schema.dead_letter (at);
 COMMENT ON TABLE :schema.dead_letter IS 'eventtrigger: events that were given up, with what was to be sent';
 COMMENT ON COLUMN :schema.dead_letter.first_at IS 'the first attempt that failed; "at" is the last';
 COMMENT ON COLUMN :schema.dead_letter.response IS 'the beginning of the last response''s body';
 COMMENT ON COLUMN :schema.dead_letter.redrive IS 'it is to be delivered again, see redrive(); it leaves this table when a worker takes it';
+COMMENT ON COLUMN :schema.dead_letter.forward IS 'the sink that did not take it, until the dead letter sink has it';
+COMMENT ON COLUMN :schema.dead_letter.forward_at IS 'when it is sent to the dead letter sink, again';
 
 -- Delivers dead letters again, in their order, and in order with whatever else waits of their key. By EventTrigger; of it all,
 -- or those that `which`, a condition on the table's columns, is true for: redrive('shop', 'paid', event => 42),

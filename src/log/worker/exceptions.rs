@@ -257,7 +257,7 @@ impl Worker {
     }
 
     /// A connection of its own, for transactions of several statements: the first one's statements are pipelined.
-    async fn aside(&self) -> Result<tokio::sync::MutexGuard<'_, Option<Client>>, WorkerError> {
+    pub(super) async fn aside(&self) -> Result<tokio::sync::MutexGuard<'_, Option<Client>>, WorkerError> {
         let mut client = self.aside.lock().await;
         if client.as_ref().is_none_or(Client::is_closed) {
             let connected = self.config.connect("eventtrigger deliver failures").await?;
@@ -276,7 +276,7 @@ fn lane(number: i64) -> u64 {
     number.cast_unsigned()
 }
 
-fn parked(row: &Row) -> Result<Parked, WorkerError> {
+pub(super) fn parked(row: &Row) -> Result<Parked, WorkerError> {
     let corrupt = |what, why: String| WorkerError::Corrupt { what, why };
     let code = char::from(row.get::<_, i8>(6).cast_unsigned());
     let txid = row.get::<_, Xid8>(3).0;

@@ -1,6 +1,7 @@
 //! A delivery worker's connection to the log: the lease, what is new, and how far delivery has come.
 
 mod exceptions;
+mod forwards;
 mod reader;
 mod segments;
 mod wire;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, Row, Statement, Transaction, types::ToSql};
 
 pub use self::exceptions::{DeadLetter, Exception, Failure, Parked, ParkedLanes, Redriven};
+pub use self::forwards::{Claim, Forward};
 use self::reader::Reader;
 use super::{
     Definition, Event, SCHEMA_VERSION, Snapshot,

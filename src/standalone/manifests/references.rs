@@ -6,7 +6,7 @@ use k8s_openapi::ByteString;
 
 use super::{Manifests, Mistake, schema::nearest};
 use crate::{
-    api::{self, DestinationRef, SecretKeySelector},
+    api::{self, Delivery, DestinationRef, SecretKeySelector},
     name::ObjectName,
 };
 
@@ -29,23 +29,22 @@ pub(super) fn check(manifests: &mut Manifests, environment: &BTreeMap<String, St
             );
             mistakes.push(manifests.mistake("EventTrigger", name, "spec.eventLogRef.name", what));
         }
-        if let Some(reference) = &trigger.spec.sink.reference
-            && let Err(what) = find(manifests, &name.namespace, reference)
-        {
-            mistakes.push(manifests.mistake(
-                "EventTrigger",
-                name,
-                "spec.sink.ref.name",
-                format!("spec.sink.ref: {what}"),
-            ));
+        let sink = trigger.spec.sink.reference.as_ref().map(|to| ("spec.sink.ref", to));
+        for (field, reference) in sink.into_iter().chain(dead_letters(trigger.spec.delivery.as_ref())) {
+            if let Err(what) = find(manifests, &name.namespace, reference) {
+                let (at, what) = (format!("{field}.name"), format!("{field}: {what}"));
+                mistakes.push(manifests.mistake("EventTrigger", name, &at, what));
+            }
         }
     }
     let mut from_environment = Vec::new();
     for (name, sink) in &manifests.sinks {
-        if let Some(reference) = &sink.spec.reference
-            && let Err(what) = find(manifests, &name.namespace, reference)
-        {
-            mistakes.push(manifests.mistake("EventSink", name, "spec.ref.name", format!("spec.ref: {what}")));
+        let target = sink.spec.reference.as_ref().map(|to| ("spec.ref", to));
+        for (field, reference) in target.into_iter().chain(dead_letters(sink.spec.delivery.as_ref())) {
+            if let Err(what) = find(manifests, &name.namespace, reference) {
+                let (at, what) = (format!("{field}.name"), format!("{field}: {what}"));
+                mistakes.push(manifests.mistake("EventSink", name, &at, what));
+            }
         }
         for (field, SecretKeySelector { name: secret, key }) in sink.spec.secrets() {
             let secret = ObjectName::new(&name.namespace, secret);
@@ -72,6 +71,12 @@ pub(super) fn check(manifests: &mut Manifests, environment: &BTreeMap<String, St
     }
     mistakes.extend(shared_schemas(manifests));
     mistakes
+}
+
+/// The object that dead letters go to, and the field that says so.
+fn dead_letters(delivery: Option<&Delivery>) -> Option<(&'static str, &DestinationRef)> {
+    let reference = delivery?.dead_letter_sink.as_ref()?.reference.as_ref()?;
+    Some(("spec.delivery.deadLetterSink.ref", reference))
 }
 
 /// All EventLogs are in one database here.

@@ -88,6 +88,25 @@ async fn a_table_that_is_made_later_is_captured_and_a_dropped_sql_trigger_is_bac
 }
 
 #[tokio::test]
+async fn what_the_sink_does_not_take_is_printed_and_ends_when_it_does() {
+    let (database, receiver, folder) = (Database::new().await, Receiver::start().await, folder());
+    orders(&database).await;
+    let (url, service) = (url(&database.config), service(&receiver));
+    let args = ["run", "-f", QUICKSTART, "--service", &service, "--database-url", &url];
+    let mut run = Running::start(&mut eventtrigger(&args), folder.path());
+    run.last_line("an EventTrigger that is ready", |line| line.contains("True    Ready")).await;
+    receiver.reply(|_, _| Reply::now(503));
+    database.run("INSERT INTO orders SELECT generate_series(1, 10)").await;
+    run.last_line("an outage", |line| line.contains("False   SinkUnreachable")).await;
+    receiver.reply(|hit, _| Reply::now(if hit.header("ce-partitionkey") == "1" { 422 } else { 200 }));
+    run.last_line("a dead letter", |line| line.contains("True    DeadLetters")).await;
+    receiver.reply(|_, _| Reply::now(200));
+    database.run("SELECT eventlog.redrive('shop', 'orders')").await;
+    run.last_line("an EventTrigger that is ready", |line| line.contains("True    Ready")).await;
+    assert_eq!(run.signal("-TERM").await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_table_that_was_changed_is_repaired_or_reported_within_ten_seconds() {
     let (database, receiver, folder) = (Database::new().await, Receiver::start().await, folder());
     orders(&database).await;

@@ -20,5 +20,5 @@ fn every_sample_is_without_mistake() {
         panic!("{}", mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>().join("\n"));
     });
     assert!(found.notes.is_empty(), "{:?}", found.notes);
-    assert!(found.triggers.len() >= 5 && !found.sinks.is_empty() && found.logs.len() == 2);
+    assert!(found.triggers.len() >= 6 && !found.sinks.is_empty() && found.logs.len() == 2);
 }
