@@ -19,8 +19,8 @@ pub use definition::Definition;
 pub use event::{Bits, Event, Operation};
 pub use snapshot::Snapshot;
 pub use worker::{
-    Capture, Cursor, DeadLetter, Exception, Failure, Lease, Move, Parked, ParkedLanes, Pulse, Redriven, Subscription,
-    Worker, WorkerError,
+    Capture, Cursor, DeadLetter, Exception, Failure, Lease, Move, Parked, ParkedLanes, Pulse, Redriven, Slot,
+    Subscription, Survey, Worker, WorkerError,
 };
 
 /// The version of the log's schema that this binary makes and reads.

@@ -14,6 +14,7 @@ mod receiver;
 mod roles;
 mod security;
 mod segments;
+mod slots;
 mod standalone;
 mod support;
 mod tls;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventtrigger::log::{Admin, AdminError, Cursor, Definition, Move, Retention, Worker};
+use eventtrigger::log::{Admin, AdminError, Cursor, Definition, Move, Retention, Slot, Worker};
 
 use crate::support::{Database, everything, orders, owner, root, schema};
 
@@ -63,7 +63,9 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     assert!(database.client.batch_execute("SELECT FROM eventlog.event").await.is_err());
     // A worker delivers, also from a segment that is younger than its rights.
     let worker = Worker::connect(&delivery, &schema(), &owner().uid).await.unwrap();
-    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
+    let leases = worker.take("test", Slot::all(), Duration::from_mins(1)).await.unwrap();
+    worker.survey("test", Duration::from_mins(1)).await.unwrap();
+    worker.renew(&leases, Duration::from_mins(1)).await.unwrap();
     let cut = Retention { period: Duration::ZERO, max_size: None, max_held_size: None };
     admin.tend(&cut).await.unwrap();
     database.run("DELETE FROM orders").await;
@@ -71,8 +73,9 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     let now = worker.pulse().await.unwrap().now;
     assert_eq!(worker.window(&subscriptions[0].cursor.from, &now, 0, 100).await.unwrap().len(), 3);
     let cursor = Cursor { from: now, to: None, after: 0, done: Vec::new() };
-    worker.commit(lease, &[Move { subscription: subscriptions[0].id, cursor }], &[]).await.unwrap();
+    worker.commit(&leases, &[Move { subscription: subscriptions[0].id, cursor }], &[]).await.unwrap();
     worker.dead().await.unwrap();
+    worker.leave().await.unwrap();
     let delivery = client(&database, "d").await;
     for forbidden in [
         "SELECT FROM orders",
