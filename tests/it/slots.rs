@@ -149,6 +149,34 @@ async fn a_worker_that_joins_gets_its_share_and_nothing_is_lost_repeated_or_out_
 }
 
 #[tokio::test]
+async fn an_eventtrigger_changes_hands_only_when_its_attempts_have_ended() {
+    let (database, _admin, receiver) = with_triggers(2).await;
+    receiver.reply(|_, _| Reply::after(200, DEADLINE));
+    let one = Running::start(&database);
+    until_shared(&[&one], &[SLOTS]).await;
+    database.run("INSERT INTO orders VALUES (1)").await;
+    receiver.begins("/1", 1).await;
+    receiver.begins("/2", 1).await;
+    let two = Running::start(&database);
+    // All of its share but the slot of which an attempt is under way.
+    until_shared(&[&two, &one], &[7, 9]).await;
+    database.run("UPDATE orders SET status = 'x'").await;
+    let looks = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < looks {
+        assert_eq!((receiver.begun("/1"), receiver.begun("/2"), held(&two)), (1, 1, 7));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    receiver.release();
+    until_delivered(&two, 1).await;
+    until_delivered(&one, 3).await;
+    until_shared(&[&one, &two], &[8, 8]).await;
+    one.stop().await;
+    two.stop().await;
+    let hits = receiver.hits();
+    assert_eq!((hits.len(), out_of_order(&hits), receiver.overlaps()), (4, 0, 0), "each once");
+}
+
+#[tokio::test]
 async fn the_slots_of_a_worker_that_dies_are_taken_at_once() {
     let (database, _admin, receiver) = with_triggers(4).await;
     let (one, two, three) = (Running::start(&database), Running::start(&database), Running::start(&database));
@@ -186,6 +214,31 @@ async fn a_clean_stop_hands_over_within_a_second_and_repeats_nothing() {
     assert!(took[2] < Duration::from_secs(1), "{took:?}");
     stays.stop().await;
     assert_eq!(receiver.hits().len(), 4 * 9 * 5, "each once");
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_hands_over_at_once_what_is_quiet_and_the_rest_when_it_is() {
+    let (database, _admin, receiver) = with_triggers(4).await;
+    receiver.reply(|hit, _| Reply::after(200, if hit.path == "/1" { DEADLINE } else { Duration::ZERO }));
+    let leaves = Running::start(&database);
+    until_shared(&[&leaves], &[SLOTS]).await;
+    database.run("INSERT INTO orders VALUES (1)").await;
+    receiver.begins("/1", 1).await;
+    receiver.until("those of the others", |hits| hits.len() == 3).await;
+    let stays = Running::start(&database);
+    until_shared(&[&stays, &leaves], &[8, 8]).await;
+    let leaving = tokio::spawn(leaves.stop());
+    until_shared(&[&stays], &[SLOTS - 1]).await;
+    database.run("INSERT INTO orders VALUES (2)").await;
+    receiver.until("those of the others", |hits| hits.len() == 6).await;
+    assert_eq!(receiver.begun("/1"), 1);
+    receiver.release();
+    leaving.await.unwrap();
+    until_shared(&[&stays], &[SLOTS]).await;
+    until_delivered(&stays, 4).await;
+    stays.stop().await;
+    let hits = receiver.hits();
+    assert_eq!((hits.len(), out_of_order(&hits), receiver.overlaps()), (8, 0, 0), "each once");
 }
 
 #[tokio::test]
