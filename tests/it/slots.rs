@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use eventtrigger::{
@@ -15,7 +15,7 @@ use eventtrigger::{
 };
 
 use crate::{
-    delivery::{Running, trigger},
+    delivery::{Running, config, trigger},
     receiver::{Hit, Receiver, Reply},
     support::Database,
 };
@@ -272,6 +272,27 @@ async fn a_slot_that_comes_back_is_delivered_from_where_the_other_worker_left_it
 }
 
 #[tokio::test]
+async fn a_worker_keeps_its_slots_for_as_long_as_it_lives() {
+    let (database, _admin, _) = with_triggers(1).await;
+    let worker = Running::start(&database);
+    until_shared(&[&worker], &[SLOTS]).await;
+    let until: SystemTime =
+        database.client.query_one("SELECT max(until) FROM eventlog.lease", &[]).await.unwrap().get(0);
+    let renewed = async || {
+        let sql = "SELECT bool_and(until > $1 AND until > clock_timestamp() + interval '5 s'), max(epoch) FROM eventlog.lease";
+        let row = database.client.query_one(sql, &[&until]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(1), 1, "they were taken once");
+        row.get::<_, bool>(0)
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while !renewed().await {
+        assert!(Instant::now() < deadline, "waited for the renewal");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn what_waits_for_a_retry_goes_with_its_slot() {
     let (database, _admin, receiver) = with_triggers(2).await;
     // Of both EventTriggers one key fails until somebody mends the sink.
@@ -323,6 +344,57 @@ async fn a_worker_that_hangs_is_replaced_when_its_leases_are_over_and_writes_not
     assert!(matches!(hung.renew(&leases, Duration::from_secs(10)).await, Err(WorkerError::Fenced)));
     stands_by.stop().await;
     assert_eq!(receiver.hits().len(), 2);
+}
+
+/// A worker in a process of its own, which can be paused.
+fn process(database: &Database, folder: &tempfile::TempDir) -> tokio::process::Child {
+    let file = folder.path().join("delivery.json");
+    std::fs::write(&file, serde_json::to_vec(&config(database)).unwrap()).unwrap();
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_eventtrigger"))
+        .args(["deliver", "--allow-addresses=127.0.0.0/8", "--listen=127.0.0.1:0", "--config"])
+        .arg(&file)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start a worker")
+}
+
+fn signal(process: &tokio::process::Child, signal: &str) {
+    let pid = process.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_worker_that_was_paused_sends_nothing_more_when_it_wakes_and_then_takes_its_share_again() {
+    let (database, _admin, receiver) = with_triggers(1).await;
+    receiver.reply(|_, _| Reply::after(200, Duration::from_millis(100)));
+    let folder = tempfile::tempdir().unwrap();
+    let paused = process(&database, &folder);
+    database.until("all slots are held", "SELECT bool_and(worker > 0) FROM eventlog.lease").await;
+    let stays = Running::start(&database);
+    until_shared(&[&stays], &[8]).await;
+    // Of each key one follows upon the other's answer.
+    database.run("INSERT INTO orders SELECT generate_series(1, 50)").await;
+    for round in 1..=30 {
+        database.run(&format!("UPDATE orders SET total = {round}")).await;
+    }
+    receiver.until("it to be busy", |hits| hits.len() > 300).await;
+    signal(&paused, "-STOP");
+    let began = Instant::now();
+    let hits = receiver.until("all events", |hits| times(hits).len() == 50 * 31).await;
+    eprintln!("all delivered {:?} after a worker was paused", began.elapsed());
+    until_shared(&[&stays], &[SLOTS]).await;
+    let repeated = hits.len() - 50 * 31;
+    assert!(repeated <= 64 + 50, "{repeated}: what was under way, and what was accepted and not written yet");
+    let before = receiver.begun("/1");
+    signal(&paused, "-CONT");
+    let woken = Instant::now();
+    until_shared(&[&stays], &[8]).await;
+    database.until("it is back", "SELECT count(DISTINCT worker) = 2 FROM eventlog.lease").await;
+    eprintln!("back {:?} after it woke", woken.elapsed());
+    assert_eq!(receiver.begun("/1"), before, "it sent what was another's by then");
+    stays.stop().await;
 }
 
 #[tokio::test]
