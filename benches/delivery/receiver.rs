@@ -176,7 +176,10 @@ impl Arrivals {
             self.refused.fetch_add(1, Relaxed);
             return StatusCode::INTERNAL_SERVER_ERROR;
         }
-        if self.accepted.fetch_add(1, Relaxed) == 0 {
+        // A batch is counted by what each of its events begins with.
+        let events =
+            if body.starts_with(b"[") { memchr::memmem::find_iter(body, br#"{"specversion""#).count() } else { 1 };
+        if self.accepted.fetch_add(events as u64, Relaxed) == 0 {
             self.first.store(now, Relaxed);
         }
         self.last.store(now, Relaxed);

@@ -68,8 +68,13 @@ impl Source {
     }
 
     async fn install(&self, table: &str, on: Operations, url: String) -> Result<()> {
-        let sink = Some(Sink::to(url));
-        self.admin.install(table, &Definition { on, sink, ..everything(table, table) }).await?;
+        self.send(table, on, Sink::to(url)).await
+    }
+
+    /// The same to a sink of any kind.
+    pub(crate) async fn send(&self, table: &str, on: Operations, sink: Sink) -> Result<()> {
+        let definition = Definition { on, sink: Some(sink), ..everything(table, table) };
+        self.admin.install(table, &definition).await?;
         Ok(())
     }
 

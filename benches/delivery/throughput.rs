@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use eventtrigger::log::definition::{Batch, Format, Mode, Operations, Sink, Updates};
 
 use crate::{
     Effort,
@@ -49,11 +50,12 @@ pub(crate) async fn run(server: &Server, effort: &Effort, report: &mut Report) -
     for peer in missing {
         println!("{}: not installed; benches/peers/install.sh does it", peer.name());
     }
-    println!("{BATCH}: skipped, for an EventSink has no batch mode yet");
     let mut turns = BTreeMap::<&str, Vec<Turn>>::new();
+    let mut batches = Vec::<Turn>::new();
     for round in 1..=effort.rounds {
         eprintln!("{CASE}: round {round} of {}", effort.rounds);
         turns.entry("ours").or_default().push(ours(server, effort.events).await.context("ours")?);
+        batches.push(batched(server, effort.events).await.context("ours, batched")?);
         for peer in &peers {
             let turn = peer.turn(server, effort.events).await.with_context(|| peer.name())?;
             turns.entry(peer.name()).or_default().push(turn);
@@ -81,6 +83,12 @@ pub(crate) async fn run(server: &Server, effort: &Effort, report: &mut Report) -
         figure("body", best(name, |turn| Some(turn.bytes), f64::max), "bytes");
         figure("memory, peak", best(name, |turn| turn.peak, f64::max), "MiB");
     }
+    let batched = batches.iter().map(|turn| turn.rate).reduce(f64::max).unwrap_or(f64::NAN);
+    report.figure(BATCH, "ours", "throughput", batched, "events/s");
+    if let Some(cpu) = batches.iter().filter_map(|turn| turn.sender).reduce(f64::min) {
+        report.figure(BATCH, "ours", "CPU, sender", cpu, "µs/event");
+    }
+    report.target(Target::new(format!("{BATCH}: events/s"), batched, Rule::AtLeast(300_000.0)));
     if let (Some(ours), Some(ceiling)) = (rate("ours"), rate(Raw::Reqwest.name())) {
         let what = format!("{CASE}: throughput relative to reqwest without a database");
         report.target(Target::new(what, ours / ceiling, Rule::AtLeast(0.6)));
@@ -100,13 +108,28 @@ pub(crate) async fn run(server: &Server, effort: &Effort, report: &mut Report) -
 pub(crate) async fn ours(server: &Server, events: u32) -> Result<Turn> {
     let receiver = Receiver::start()?;
     let source = Source::single(server, "throughput", &receiver).await?;
+    drain(server, &receiver, &source, events).await
+}
+
+/// The same in batches of up to 500.
+async fn batched(server: &Server, events: u32) -> Result<Turn> {
+    let receiver = Receiver::start()?;
+    let source = Source::new(server, "batched").await?;
+    source.table("item", KEYS).await?;
+    let batch = Batch { max_events: 500, max_bytes: 1 << 20, linger: Duration::ZERO };
+    let sink = Sink { format: Format::CloudEvents(Mode::Batch(batch)), ..Sink::to(receiver.url()) };
+    source.send("item", Operations { update: Some(Updates::All), ..Operations::default() }, sink).await?;
+    drain(server, &receiver, &source, events).await
+}
+
+async fn drain(server: &Server, receiver: &Receiver, source: &Source, events: u32) -> Result<Turn> {
     source.fill("item", KEYS, events).await?;
     source.client.batch_execute("CHECKPOINT").await?;
     let worker = Worker::start(server, &source.dbname)?;
     let arrived = receiver.until(events.into(), PATIENCE).await;
     ensure!(arrived, "{} of {events} events in {PATIENCE:?}", receiver.accepted());
     let (cpu, peak) = (worker.cpu()? / float(receiver.accepted()) * 1e6, worker.peak()?);
-    let turn = Turn::of(&receiver, Some(cpu), Some(peak))?;
+    let turn = Turn::of(receiver, Some(cpu), Some(peak))?;
     worker.terminate().await?;
     Ok(turn)
 }

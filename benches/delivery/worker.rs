@@ -35,7 +35,9 @@ impl Worker {
         let file = NamedTempFile::new()?;
         serde_json::to_writer(&file, &config)?;
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_eventtrigger"));
-        command.args(["deliver", "--allow-addresses=127.0.0.0/8", "--listen", "127.0.0.1:0", "--config"]).arg(file.path());
+        command
+            .args(["deliver", "--allow-addresses=127.0.0.0/8", "--listen", "127.0.0.1:0", "--config"])
+            .arg(file.path());
         // Attempts that fail on purpose are warned of.
         command.env("RUST_LOG", "error").stdin(Stdio::null()).kill_on_drop(true);
         let child = command.spawn().context("start a worker")?;

@@ -30,7 +30,7 @@ pub use eventtrigger::{
     Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, NoOrder,
     Operations, Ordering, TableRef, Truncate, Update,
 };
-pub use format::{CloudEvents, CloudEventsMode, Format, Hasura};
+pub use format::{Batch, CloudEvents, CloudEventsMode, Format, Hasura};
 pub use schema::crds;
 pub use security::{Auth, Basic, ClientCertificate, ClientCredentials, Signing, SinkTls, TlsSecret};
 pub use size::Size;

@@ -10,6 +10,7 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
+use smallvec::{SmallVec, smallvec};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::sleep_until,
@@ -153,9 +154,38 @@ struct Load {
     sent: u32,
 }
 
+/// Events of one request, in their order.
+type Tickets = SmallVec<[Ticket; 1]>;
+
+/// A request, and what is sent after it and not before it has ended: parts of a batch that failed as a whole.
+struct Parcel {
+    now: Tickets,
+    /// Last one first.
+    rest: Vec<Tickets>,
+}
+
+impl Parcel {
+    fn one(ticket: Ticket) -> Self {
+        Self { now: smallvec![ticket], rest: Vec::new() }
+    }
+
+    /// The next part.
+    fn next(mut self) -> Option<Self> {
+        let now = self.rest.pop()?;
+        Some(Self { now, rest: self.rest })
+    }
+
+    /// In two parts.
+    fn split(mut self) -> Self {
+        let second = self.now.drain(self.now.len().div_ceil(2)..).collect();
+        self.rest.push(second);
+        self
+    }
+}
+
 /// A failed attempt of which it is not known yet whether it counts.
 struct Suspect {
-    ticket: Ticket,
+    parcel: Parcel,
     suspicion: Suspicion,
     until: Instant,
     failed: Failed,
@@ -179,10 +209,14 @@ struct Work {
     /// Added to a ticket it is the event's place among all events of the subscription that are ever parked.
     base: i64,
     /// Attempts under way.
-    attempts: FuturesUnordered<BoxFuture<'static, (Ticket, Attempt, InFlight)>>,
+    attempts: FuturesUnordered<BoxFuture<'static, (Parcel, Attempt, InFlight)>>,
     suspects: Vec<Suspect>,
     /// To be sent again as if they had not been: the sink was away.
-    again: VecDeque<Ticket>,
+    again: VecDeque<Parcel>,
+    /// Of events that share a request: which one follows which of the same key. Only the last of them is in `lanes`.
+    chained: HashMap<Ticket, Ticket>,
+    /// Since when there is something to send, but not enough for a batch.
+    gathering: Option<Instant>,
     /// Counts what is sent while the sink is away: by turns what has failed and what has not been sent yet, for it may be one
     /// that always fails.
     probes: u64,
@@ -244,6 +278,8 @@ impl Courier {
             attempts: FuturesUnordered::new(),
             suspects: Vec::new(),
             again: VecDeque::new(),
+            chained: HashMap::new(),
+            gathering: None,
             probes: 0,
             retries: BinaryHeap::new(),
             slots: Slots { own, shared, spare: None },
@@ -302,10 +338,10 @@ impl Work {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                Some((ticket, attempt, in_flight)) = self.attempts.next() => {
-                    self.settle(ticket, attempt, in_flight);
-                    while let Some(Some((ticket, attempt, in_flight))) = self.attempts.next().now_or_never() {
-                        self.settle(ticket, attempt, in_flight);
+                Some((parcel, attempt, in_flight)) = self.attempts.next() => {
+                    self.settle(parcel, attempt, in_flight);
+                    while let Some(Some((parcel, attempt, in_flight))) = self.attempts.next().now_or_never() {
+                        self.settle(parcel, attempt, in_flight);
                     }
                 }
                 Ok(()) = self.courier.aim.changed() => self.hurry(),
@@ -322,8 +358,8 @@ impl Work {
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
             }
         }
-        while let Some((ticket, attempt, in_flight)) = self.attempts.next().await {
-            self.settle(ticket, attempt, in_flight);
+        while let Some((parcel, attempt, in_flight)) = self.attempts.next().await {
+            self.settle(parcel, attempt, in_flight);
         }
         self.report();
     }
@@ -436,9 +472,14 @@ impl Work {
         loop {
             let now = Instant::now();
             let due = self.retries.peek().is_some_and(|Reverse((at, _))| *at <= now);
-            if !due && !self.lanes.has_next() && self.again.is_empty() {
-                self.slots.spare = None;
-                return Idle::Done;
+            if !due && self.again.is_empty() {
+                if !self.lanes.has_next() {
+                    self.slots.spare = None;
+                    return Idle::Done;
+                }
+                if let Some(then) = self.gather_until(now) {
+                    return Idle::Until(then);
+                }
             }
             let Some(slot) = self.slots.take() else { return Idle::Slot };
             match self.aim.outlet.permit(now) {
@@ -449,81 +490,155 @@ impl Work {
             let in_flight = InFlight::new(&self.courier.office.metrics, &self.aim.outlet, slot);
             let away = self.aim.outlet.reason().is_some();
             self.probes += u64::from(away);
-            let ticket = if due {
-                self.retries.pop().map(|Reverse((_, ticket))| ticket)
+            let parcel = if due {
+                self.retries.pop().map(|Reverse((_, ticket))| Parcel::one(ticket))
             } else if away && self.probes.is_multiple_of(2) {
-                self.lanes.next().or_else(|| self.again.pop_front())
+                self.gather().or_else(|| self.again.pop_front())
             } else {
-                self.again.pop_front().or_else(|| self.lanes.next())
+                self.again.pop_front().or_else(|| self.gather())
             };
-            if let Some(ticket) = ticket {
-                self.send(ticket, in_flight);
+            if let Some(parcel) = parcel {
+                self.send(parcel, in_flight);
             }
         }
     }
 
-    /// Starts an attempt.
-    fn send(&mut self, ticket: Ticket, in_flight: InFlight) {
-        let Some(Load { event, capture, keys, sent, .. }) = self.loads.get_mut(&ticket) else { return };
-        let target = self.aim.target.clone();
-        *sent = sent.saturating_add(1);
-        let written = match target.write(&[format::Item { event, capture, keys, attempt: *sent }]) {
-            Ok(written) => written,
-            Err(error) => return self.finish(ticket, Some(Failure { error: error.to_string(), ..Failure::default() })),
-        };
-        let Office { client, metrics, tally, .. } = &*self.courier.office;
-        if *sent > 1 {
-            metrics.retries.inc();
-            tally.retries();
+    /// Until when a batch waits for more events.
+    fn gather_until(&mut self, now: Instant) -> Option<Instant> {
+        let batch = self.aim.target.batch()?;
+        let full = self.lanes.ready() >= usize::try_from(batch.max_events).unwrap_or(usize::MAX);
+        let until = *self.gathering.get_or_insert(now) + batch.linger;
+        (!full && now < until).then_some(until)
+    }
+
+    /// Takes the events of the next request.
+    fn gather(&mut self) -> Option<Parcel> {
+        self.gathering = None;
+        let mut last = self.lanes.next()?;
+        let Some(batch) = self.aim.target.batch() else { return Some(Parcel::one(last)) };
+        let (most, mut room) = (usize::try_from(batch.max_events).unwrap_or(usize::MAX), batch.max_bytes);
+        let size = |ticket| self.loads.get(&ticket).map_or(0, |load| bytes(&load.event));
+        let mut now: Tickets = smallvec![last];
+        room = room.saturating_sub(size(last));
+        while now.len() < most {
+            let follower = self.lanes.follower(last);
+            let Some(next) = follower.or_else(|| self.lanes.peek()).filter(|next| size(*next) <= room) else { break };
+            if follower.is_some() {
+                self.lanes.follow(last);
+                self.chained.insert(last, next);
+            } else {
+                self.lanes.next();
+            }
+            room -= size(next);
+            now.push(next);
+            last = next;
         }
+        Some(Parcel { now, rest: Vec::new() })
+    }
+
+    /// Starts an attempt.
+    fn send(&mut self, mut parcel: Parcel, in_flight: InFlight) {
+        let target = self.aim.target.clone();
+        // Some may have been parked, because one of their key before them was.
+        parcel.now.retain(|ticket| self.loads.contains_key(ticket));
+        let Office { client, metrics, tally, .. } = &*self.courier.office;
+        for ticket in &parcel.now {
+            let Some(load) = self.loads.get_mut(ticket) else { continue };
+            if load.sent > 0 {
+                metrics.retries.inc();
+                tally.retries();
+            }
+            load.sent = load.sent.saturating_add(1);
+        }
+        if parcel.now.is_empty() {
+            return self.go_on(parcel);
+        }
+        let written = {
+            let loads = parcel.now.iter().filter_map(|ticket| self.loads.get(ticket));
+            let items: SmallVec<[format::Item<'_>; 1]> = loads
+                .map(|Load { event, capture, keys, sent, .. }| format::Item { event, capture, keys, attempt: *sent })
+                .collect();
+            target.write(&items)
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(_) if parcel.now.len() > 1 => return self.again.push_front(parcel.split()),
+            Err(error) => {
+                let ticket = parcel.now[0];
+                self.finish(ticket, Some(Failure { error: error.to_string(), ..Failure::default() }));
+                return self.go_on(parcel);
+            }
+        };
         let client = client.clone();
         let attempt = async move {
             let attempt = sender::post(&client, &target, written).await;
-            (ticket, attempt, in_flight)
+            (parcel, attempt, in_flight)
         };
         self.attempts.push(attempt.boxed());
     }
 
+    /// A request has ended, and its events with it: what was to come after it may go.
+    fn go_on(&mut self, parcel: Parcel) {
+        self.again.extend(parcel.next());
+    }
+
     /// Decides after an attempt.
-    fn settle(&mut self, ticket: Ticket, attempt: Attempt, in_flight: InFlight) {
+    fn settle(&mut self, parcel: Parcel, attempt: Attempt, in_flight: InFlight) {
         let Office { metrics, tally, .. } = &*self.courier.office;
         metrics.attempt(attempt.ending);
         tally.attempt();
-        let Some(load) = self.loads.get(&ticket) else { return };
         let statuses = &self.aim.target.statuses;
         let class = classify(statuses, attempt.ending);
+        if class == Class::Delivered {
+            in_flight.succeeded();
+            let now = Timestamp::now();
+            for ticket in &parcel.now {
+                if let Some(load) = self.loads.get(ticket) {
+                    // Two machines' clocks: less than nothing is nothing.
+                    metrics.delivery(now.duration_since(load.event.at).try_into().unwrap_or_default());
+                    tally.delivered();
+                }
+            }
+            for ticket in &parcel.now {
+                self.finish(*ticket, None);
+            }
+            return self.go_on(parcel);
+        }
         let told = attempt.told();
         let Attempt { ending, detail, retry_after, body } = attempt;
         let status = match ending {
             Ending::Status(status) => Some(status),
             Ending::Timeout | Ending::Connection => None,
         };
-        match class {
-            Class::Delivered => {
-                in_flight.succeeded();
-                let latency = Timestamp::now().duration_since(load.event.at);
-                // Two machines' clocks: less than nothing is nothing.
-                metrics.delivery(latency.try_into().unwrap_or_default());
-                tally.delivered();
-                self.finish(ticket, None);
-            }
-            Class::Final => {
-                // The sink is there: it has answered.
-                in_flight.succeeded();
-                if let Some(load) = self.loads.get_mut(&ticket) {
-                    load.attempts += 1;
-                }
-                self.finish(ticket, Some(Failure { status, error: detail, response: body }));
-            }
-            Class::Retryable => {
-                let key = lanes_of(&load.keys).iter().next().copied().unwrap_or_else(|| alone(load.event.id));
-                let asked = retry_after.map(|asked| asked.min(self.aim.target.policy.retry_after_max));
-                let (suspicion, verdict) = in_flight.failed(sign(statuses, ending), key, asked);
-                self.last = told;
-                let failed = Failed { failure: Failure { status, error: detail, response: body }, retry_after };
-                self.decide(ticket, suspicion, verdict, failed);
-            }
+        let failed = Failed { failure: Failure { status, error: detail, response: body }, retry_after };
+        if class == Class::Final {
+            // The sink is there: it has answered.
+            in_flight.succeeded();
+            return self.refuse(parcel, failed);
         }
+        let key = parcel
+            .now
+            .first()
+            .and_then(|ticket| self.loads.get(ticket))
+            .map_or(0, |load| lanes_of(&load.keys).iter().next().copied().unwrap_or_else(|| alone(load.event.id)));
+        let asked = retry_after.map(|asked| asked.min(self.aim.target.policy.retry_after_max));
+        let (suspicion, verdict) = in_flight.failed(sign(statuses, ending), key, asked);
+        self.last = told;
+        self.decide(parcel, suspicion, verdict, failed);
+    }
+
+    /// The sink will never take this request. Of a batch it is not known which event is at fault: its halves are sent apart.
+    fn refuse(&mut self, parcel: Parcel, Failed { failure, .. }: Failed) {
+        if parcel.now.len() > 1 {
+            return self.again.push_front(parcel.split());
+        }
+        if let Some(load) = parcel.now.first().and_then(|ticket| self.loads.get_mut(ticket)) {
+            load.attempts += 1;
+        }
+        if let Some(ticket) = parcel.now.first() {
+            self.finish(*ticket, Some(failure));
+        }
+        self.go_on(parcel);
     }
 
     /// Looks again at failures whose meaning was not clear.
@@ -531,17 +646,23 @@ impl Work {
         if self.suspects.is_empty() {
             return;
         }
-        for Suspect { ticket, suspicion, failed, .. } in std::mem::take(&mut self.suspects) {
+        for Suspect { parcel, suspicion, failed, .. } in std::mem::take(&mut self.suspects) {
             let verdict = self.aim.outlet.judge(&suspicion);
-            self.decide(ticket, suspicion, verdict, failed);
+            self.decide(parcel, suspicion, verdict, failed);
         }
     }
 
-    fn decide(&mut self, ticket: Ticket, suspicion: Suspicion, verdict: Verdict, failed: Failed) {
+    fn decide(&mut self, parcel: Parcel, suspicion: Suspicion, verdict: Verdict, failed: Failed) {
         match verdict {
-            Verdict::Undecided(until) => self.suspects.push(Suspect { ticket, suspicion, until, failed }),
-            Verdict::Sink => self.again.push_back(ticket),
-            Verdict::Event => self.count(ticket, failed),
+            Verdict::Undecided(until) => self.suspects.push(Suspect { parcel, suspicion, until, failed }),
+            Verdict::Sink => self.again.push_back(parcel),
+            Verdict::Event if parcel.now.len() > 1 => self.again.push_front(parcel.split()),
+            Verdict::Event => {
+                if let Some(ticket) = parcel.now.first() {
+                    self.count(*ticket, failed);
+                }
+                self.go_on(parcel);
+            }
         }
     }
 
@@ -561,7 +682,7 @@ impl Work {
         }
         let mut failure = Some((attempts, failure));
         let mut root = None;
-        for (waiting, lanes) in self.lanes.withdraw(ticket) {
+        for (waiting, lanes) in self.withdraw(ticket) {
             let Some(load) = self.loads.remove(&waiting) else { continue };
             let failed = if waiting == ticket { failure.take() } else { None };
             let group = match load.source {
@@ -576,6 +697,17 @@ impl Work {
             self.put_off(root, delay);
         }
         self.lanes.set_parked(self.parking.waiting() > 0);
+    }
+
+    /// Takes out an event that was handed out, and all that waits for it, also in the same request.
+    fn withdraw(&mut self, ticket: Ticket) -> Vec<(Ticket, Keys<u64>)> {
+        let (mut withdrawn, mut last) = (Vec::new(), ticket);
+        while let Some(next) = self.chained.remove(&last) {
+            withdrawn.extend(self.loads.get(&last).map(|load| (last, lanes_of(&load.keys))));
+            last = next;
+        }
+        withdrawn.extend(self.lanes.withdraw(last));
+        withdrawn
     }
 
     /// Parks an event of the log; returns its group.
@@ -636,7 +768,9 @@ impl Work {
 
     /// An event has come to its end: with a cause, it is given up.
     fn finish(&mut self, ticket: Ticket, given_up: Option<Failure>) {
-        self.lanes.finish(ticket);
+        if self.chained.remove(&ticket).is_none() {
+            self.lanes.finish(ticket);
+        }
         let Some(load) = self.loads.remove(&ticket) else { return };
         match given_up {
             None => self.leave(&load, false),
@@ -765,6 +899,13 @@ fn pair(lanes: &Keys<u64>, event: i64) -> (u64, Option<u64>) {
         Keys::Both(old, new) => (*old, Some(*new)),
         Keys::None | Keys::All => (alone(event), None),
     }
+}
+
+/// About as many as an event takes in a batch.
+fn bytes(event: &Event) -> u64 {
+    let rows = [&event.old, &event.new, &event.context].into_iter().flatten();
+    // Its attributes.
+    512 + rows.map(|row| row.len() as u64).sum::<u64>()
 }
 
 /// A lane for one event.

@@ -112,6 +112,32 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
         self.catch_up();
     }
 
+    /// How many [`Lanes::next`] has.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The one that [`Lanes::next`] has first.
+    pub(super) fn peek(&self) -> Option<Ticket> {
+        self.ready.first().copied()
+    }
+
+    /// What waits for this event alone, which was handed out: both may go in one request, in this order.
+    pub(super) fn follower(&self, ticket: Ticket) -> Option<Ticket> {
+        let Keys::One(key) = self.keys.get(&ticket)? else { return None };
+        let follower = *self.queues.get(key)?.get(1)?;
+        matches!(self.keys.get(&follower), Some(Keys::One(_))).then_some(follower)
+    }
+
+    /// Hands out the follower of an event, in whose place it blocks their key from now on; the event itself is forgotten.
+    pub(super) fn follow(&mut self, ticket: Ticket) {
+        if let Some(Keys::One(key)) = self.keys.remove(&ticket)
+            && let Some(queue) = self.queues.get_mut(&key)
+        {
+            queue.pop_front();
+        }
+    }
+
     /// Takes an event in that was parked: what is about every key waits for it, too, if it came in before.
     pub(super) fn readmit(&mut self, ticket: Ticket, keys: Keys<K>) {
         self.line_up(ticket, keys);

@@ -56,6 +56,11 @@ impl Pass {
         self.to.as_ref()
     }
 
+    /// Whether it is in the middle of a window of several pages.
+    pub(super) fn is_behind(&self) -> bool {
+        self.long && self.to.is_some()
+    }
+
     pub(super) fn remove(&mut self, member: i32) {
         self.members.remove(&member);
     }

@@ -111,8 +111,8 @@ impl Monitor {
 
     pub(super) fn phase(&self, phase: Phase) {
         self.update(|progress| {
-            progress.caught_up &= phase == Phase::Delivering;
-            progress.phase = phase;
+            let caught_up = progress.caught_up && phase == Phase::Delivering;
+            replace(&mut progress.caught_up, caught_up) | replace(&mut progress.phase, phase)
         });
     }
 
@@ -120,23 +120,28 @@ impl Monitor {
         for Held { trigger, why } in held.iter().filter(|held| !self.progress.borrow().held.contains(held)) {
             tracing::warn!(%trigger, "events wait: {why}");
         }
-        self.update(|progress| progress.held = held);
+        self.update(|progress| replace(&mut progress.held, held));
     }
 
     pub(super) fn caught_up(&self, caught_up: bool) {
-        self.update(|progress| progress.caught_up = caught_up);
+        self.update(|progress| replace(&mut progress.caught_up, caught_up));
     }
 
-    /// Applies a change, and wakes whoever watches if it was one.
-    fn update(&self, change: impl FnOnce(&mut Progress)) {
+    /// Applies a change, and wakes whoever watches if it was one. Called for every look at the log: nothing is copied.
+    fn update(&self, change: impl FnOnce(&mut Progress) -> bool) {
         self.progress.send_if_modified(|progress| {
-            let before = progress.clone();
-            change(progress);
-            progress.delivered = self.tally.delivered.load(Relaxed);
-            progress.attempts = self.tally.attempts.load(Relaxed);
-            progress.retries = self.tally.retries.load(Relaxed);
-            progress.dead = self.tally.dead.load(Relaxed);
-            *progress != before
+            change(progress)
+                | replace(&mut progress.delivered, self.tally.delivered.load(Relaxed))
+                | replace(&mut progress.attempts, self.tally.attempts.load(Relaxed))
+                | replace(&mut progress.retries, self.tally.retries.load(Relaxed))
+                | replace(&mut progress.dead, self.tally.dead.load(Relaxed))
         });
     }
+}
+
+/// Whether it was another.
+fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
+    let differs = *old != new;
+    *old = new;
+    differs
 }

@@ -19,7 +19,8 @@ use crate::{
     log::{
         Definition,
         definition::{
-            Auth, Columns, Context, Format, HeaderValue as Value, Ordering, Policy, SecretName, Sink, StatusRule,
+            Auth, Batch, Columns, Context, Format, HeaderValue as Value, Mode, Ordering, Policy, SecretName, Sink,
+            StatusRule,
         },
     },
     name::ObjectName,
@@ -159,6 +160,14 @@ impl Target {
     /// What its tokens are asked for with.
     pub(super) fn token_client<'a>(&'a self, http: &'a Http) -> &'a Client {
         self.token_own.as_ref().map_or_else(|| http.common(), |own| own.client(http))
+    }
+
+    /// How many events go in one request, if it may be more than one.
+    pub(super) fn batch(&self) -> Option<&Batch> {
+        match &self.format {
+            Format::CloudEvents(Mode::Batch(batch)) => Some(batch),
+            _ => None,
+        }
     }
 
     /// `text` without the values of secrets, for a sink may echo what it was sent.

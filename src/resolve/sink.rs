@@ -7,7 +7,7 @@ use url::Url;
 use super::{LookupError, Objects, Problem, Secrets, Stop, headers, part, security::Found, service};
 use crate::{
     api::{self, Destination, DestinationRef, EventSink},
-    log::definition::{Format, Limits, Mode, Sink, StatusRule},
+    log::definition::{Batch, Format, Limits, Mode, Sink, StatusRule},
 };
 
 const CROSS_NAMESPACE: &str = "CrossNamespaceNotAllowed";
@@ -113,9 +113,16 @@ fn format(api::Format { cloud_events, hasura }: &api::Format) -> Format {
     if let Some(api::Hasura { trigger_name }) = hasura {
         return Format::Hasura { trigger: trigger_name.clone() };
     }
-    Format::CloudEvents(match cloud_events.as_ref().and_then(|cloud_events| cloud_events.mode).unwrap_or_default() {
+    let api::CloudEvents { mode, batch } = cloud_events.clone().unwrap_or_default();
+    let api::Batch { max_events, max_bytes, linger } = batch.unwrap_or_default();
+    Format::CloudEvents(match mode.unwrap_or_default() {
         api::CloudEventsMode::Binary => Mode::Binary,
         api::CloudEventsMode::Structured => Mode::Structured,
+        api::CloudEventsMode::Batch => Mode::Batch(Batch {
+            max_events: max_events.unwrap_or(100),
+            max_bytes: max_bytes.as_ref().map_or(1 << 20, api::Size::get),
+            linger: linger.as_ref().map_or(std::time::Duration::ZERO, api::Duration::get),
+        }),
     })
 }
 

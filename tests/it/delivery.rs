@@ -10,7 +10,9 @@ use eventtrigger::{
     delivery::{self, AddressOptions, Addresses, Config, Metrics, Monitor, Options, Phase, Place, Progress},
     log::{
         Definition,
-        definition::{Columns, Context, Header, HeaderValue, Limits, Ordering, Policy, SecretName, Sink},
+        definition::{
+            Batch, Columns, Context, Format, Header, HeaderValue, Limits, Mode, Ordering, Policy, SecretName, Sink,
+        },
     },
     name::{Ident, ObjectName},
 };
@@ -915,5 +917,59 @@ async fn an_address_that_the_cluster_forbids_is_not_connected_to_and_the_event_w
     // Where it is allowed, it arrives.
     let worker = Running::start(&database);
     receiver.until("the event that waited", |hits| hits.len() == 1).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn batches_keep_the_order_of_each_key_and_a_bad_event_costs_only_itself() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let mut definition = trigger("all", receiver.url("/"));
+    let batch = Batch { max_events: 50, max_bytes: 1 << 20, linger: Duration::ZERO };
+    definition.sink.as_mut().unwrap().format = Format::CloudEvents(Mode::Batch(batch));
+    definition.policy.retry = 1;
+    admin.install("u1", &definition).await.unwrap();
+    let events = |hit: &Hit| -> Vec<(String, i64, i64)> {
+        let batch = hit.json();
+        let event = |event: &serde_json::Value| {
+            let row = &event["data"]["new"];
+            (
+                event["id"].as_str().unwrap().to_owned(),
+                row["id"].as_i64().unwrap(),
+                event["sequence"].as_str().unwrap().parse().unwrap(),
+            )
+        };
+        batch.as_array().unwrap().iter().map(event).collect()
+    };
+    // One key is refused for good, one never works, and now and then a request fails as a whole.
+    receiver.reply(move |hit, _| {
+        let keys: Vec<_> = events(hit).into_iter().map(|(_, key, _)| key).collect();
+        Reply::now(match fastrand::u8(..) {
+            _ if keys.contains(&1) => 422,
+            _ if keys.contains(&2) => 500,
+            0..30 => 503,
+            _ => 200,
+        })
+    });
+    database.run("INSERT INTO orders SELECT n, '0' FROM generate_series(1, 40) AS n").await;
+    for round in 1..=5 {
+        database.run(&format!("UPDATE orders SET status = '{round}'")).await;
+    }
+    let mut worker = Running::start(&database);
+    let progress = worker.caught_up().await;
+    let hits = receiver.hits();
+    let accepted: Vec<_> = hits.iter().filter(|hit| hit.status == 200).flat_map(&events).collect();
+    let distinct: BTreeSet<_> = accepted.iter().map(|(id, ..)| id).collect();
+    assert_eq!((accepted.len(), distinct.len()), (38 * 6, 38 * 6), "{progress:?}");
+    for key in 3..=40 {
+        let of: Vec<_> = accepted.iter().filter(|(_, of, _)| *of == key).map(|(.., sequence)| sequence).collect();
+        assert!(of.is_sorted(), "{key}: {of:?}");
+    }
+    assert!(hits.iter().any(|hit| events(hit).len() > 20), "they were not sent together");
+    assert_eq!(progress.dead, 2 * 6);
+    let dead = "SELECT count(*) FILTER (WHERE status = 422 AND attempts = 1), count(*) FILTER (WHERE status = 500 AND attempts = 2)
+                FROM eventlog.dead_letter";
+    let dead = database.client.query_one(dead, &[]).await.unwrap();
+    assert_eq!((dead.get::<_, i64>(0), dead.get::<_, i64>(1)), (6, 6));
     worker.stop().await;
 }

@@ -149,7 +149,7 @@ async fn a_sink_has_one_format_and_one_way_to_be_authorized() {
     rejects([
         (with(json!({"format": {}})), ["spec.format", "exactly one of cloudEvents and hasura"]),
         (with(json!({"format": {"cloudEvents": {}, "hasura": {}}})), ["spec.format", "exactly one"]),
-        (with(json!({"format": {"cloudEvents": {"mode": "Batch"}}})), ["spec.format.cloudEvents.mode", "Structured"]),
+        (with(json!({"format": {"cloudEvents": {"mode": "Batched"}}})), ["spec.format.cloudEvents.mode", "Structured"]),
         (with(json!({"signing": {"standardWebhooks": []}})), ["spec.signing.standardWebhooks", "at least 1"]),
         (with(json!({"auth": {}})), ["spec.auth", "exactly one of bearer"]),
         (with(json!({"auth": {"bearer": secret, "basic": basic}})), ["spec.auth", "exactly one of bearer"]),

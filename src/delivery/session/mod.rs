@@ -42,6 +42,10 @@ use crate::log::{
 /// Between two looks at the log. It is most of the time from commit to POST when all is idle, and costs the server one
 /// trivial statement.
 const PULSE: Duration = Duration::from_millis(10);
+/// The same while events come now and then, and all that is known is handed out.
+const QUICK_PULSE: Duration = Duration::from_millis(1);
+/// For so long after something was new, more is expected soon.
+const EXPECTANT: Duration = Duration::from_secs(1);
 /// From an event's end to the commit that tells: what ends within it shares the commit, and what had ended is sent
 /// again if the worker dies within it.
 const LINGER: Duration = Duration::from_millis(50);
@@ -117,6 +121,8 @@ struct Session<'a> {
     /// When what is done is to be written at the latest.
     due: Option<Instant>,
     tidied: Instant,
+    /// When there were events.
+    stirred: Instant,
     /// To be written, in order.
     exceptions: Vec<Exception>,
     /// To be fetched once everything that was said before is written.
@@ -155,6 +161,7 @@ pub(super) async fn run(
         writing: BTreeSet::new(),
         due: None,
         tidied: Instant::now(),
+        stirred: Instant::now(),
         exceptions: Vec::new(),
         fetches: Vec::new(),
         redriving: BTreeSet::new(),
@@ -297,7 +304,10 @@ impl Session<'_> {
         self.given.monitor.caught_up(self.is_caught_up());
         self.gauges.passes.set(self.passes.len());
         self.gauges.unfinished.set(self.members.values().map(|member| member.ledger.unfinished()).sum());
-        self.look(self.slots.pulse());
+        // Who is behind learns from the end of each page that there is more.
+        let behind = self.passes.values().any(Pass::is_behind);
+        let expectant = !behind && self.stirred.elapsed() < EXPECTANT;
+        self.look(if expectant { QUICK_PULSE } else { self.slots.pulse() });
     }
 
     /// Reads cursors if slots were taken.

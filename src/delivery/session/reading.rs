@@ -94,6 +94,9 @@ impl Session<'_> {
         let Some(to) = pass.to().cloned() else { return };
         let ends = page.events.len() < PAGE;
         let nothing = page.events.is_empty();
+        if !nothing {
+            self.stirred = Instant::now();
+        }
         let last = page.events.last().map_or(0, |event| event.id);
         let mut parts = BTreeMap::<i32, Vec<(Arc<Event>, Arc<Capture>)>>::new();
         for event in page.events.into_iter().map(Arc::new) {

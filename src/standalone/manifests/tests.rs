@@ -232,7 +232,9 @@ fn folders_are_read_by_name_and_what_is_not_there_is_said() {
 #[case("format: {}", Some("set exactly one of cloudEvents and hasura"))]
 #[case("format: {cloudEvents: {mode: Structured}}", None)]
 #[case("format: {cloudEvents: {}, hasura: {}}", Some("set exactly one of cloudEvents and hasura"))]
-#[case("format: {cloudEvents: {mode: Batch}}", Some("Structured"))]
+#[case("format: {cloudEvents: {mode: Batch, batch: {maxEvents: 10, maxBytes: 64Ki, linger: 5ms}}}", None)]
+#[case("format: {cloudEvents: {mode: Batched}}", Some("Structured"))]
+#[case("format: {cloudEvents: {batch: {maxEvents: 10}}}", Some("batch is for mode: Batch"))]
 #[case("auth: {}", Some("set exactly one of bearer"))]
 #[case("auth: {bearer: {secretKeyRef: {name: keys, key: a}}}", None)]
 #[case(
