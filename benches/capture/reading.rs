@@ -3,7 +3,7 @@
 use std::{iter::once, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use eventtrigger::log::{Cursor, Lease, Move, Snapshot, Worker};
+use eventtrigger::log::{Cursor, Lease, Move, Slot, Snapshot, Worker};
 
 use crate::{
     Effort,
@@ -59,7 +59,7 @@ struct Log {
     case: Case,
     worker: Worker,
     pids: Vec<i32>,
-    lease: Lease,
+    leases: Vec<Lease>,
     subscription: i32,
     cuts: Vec<Snapshot>,
 }
@@ -124,7 +124,8 @@ async fn fill(server: &Server, effort: &Effort, case: Case) -> Result<Log> {
         client.batch_execute("TRUNCATE orders").await?;
     }
     let worker = Worker::connect(&server.config(dbname), &schema(), &owner().uid).await?;
-    let lease = worker.hold(None, "bench", Duration::from_hours(1)).await?.context("the lease is not free")?;
+    let leases = worker.take("bench", Slot::all(), Duration::from_hours(1)).await?;
+    ensure!(leases.len() == Slot::all().count(), "not all slots are free");
     let (subscriptions, _) = worker.subscriptions().await?;
     let busy = subscriptions.iter().find(|found| found.definition.trigger.name == "busy").context("not installed")?;
     let mut cuts = vec![worker.pulse().await?.now];
@@ -136,7 +137,7 @@ async fn fill(server: &Server, effort: &Effort, case: Case) -> Result<Log> {
     }
     client.batch_execute("CHECKPOINT; ANALYZE").await?;
     // Once before it counts: it makes the connection for lists, and fills the caches.
-    let mut log = Log { case, worker, pids: Vec::new(), lease, subscription: busy.id, cuts };
+    let mut log = Log { case, worker, pids: Vec::new(), leases, subscription: busy.id, cuts };
     backlog(&log).await?;
     let workers = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND application_name = 'eventtrigger deliver'";
     log.pids = client.query(workers, &[&dbname]).await?.iter().map(|row| row.get(0)).collect();
@@ -172,7 +173,7 @@ async fn read(log: &Log) -> Result<(Cost, Cost)> {
     for cut in &log.cuts[1..] {
         let cursor = Cursor { from: cut.clone(), to: None, after: 0, done: Vec::new() };
         let step = Move { subscription: log.subscription, cursor };
-        log.worker.commit(log.lease, &once(step).collect::<Vec<_>>(), &[]).await?;
+        log.worker.commit(&log.leases, &once(step).collect::<Vec<_>>(), &[]).await?;
     }
     Ok((read, meter.stop()?.each(PAGES * PAGE)))
 }

@@ -83,12 +83,12 @@ pub(crate) async fn run(server: &Server, effort: &Effort, report: &mut Report) -
         figure("body", best(name, |turn| Some(turn.bytes), f64::max), "bytes");
         figure("memory, peak", best(name, |turn| turn.peak, f64::max), "MiB");
     }
-    let batched = batches.iter().map(|turn| turn.rate).reduce(f64::max).unwrap_or(f64::NAN);
-    report.figure(BATCH, "ours", "throughput", batched, "events/s");
+    let together = batches.iter().map(|turn| turn.rate).reduce(f64::max).unwrap_or(f64::NAN);
+    report.figure(BATCH, "ours", "throughput", together, "events/s");
     if let Some(cpu) = batches.iter().filter_map(|turn| turn.sender).reduce(f64::min) {
         report.figure(BATCH, "ours", "CPU, sender", cpu, "µs/event");
     }
-    report.target(Target::new(format!("{BATCH}: events/s"), batched, Rule::AtLeast(300_000.0)));
+    report.target(Target::new(format!("{BATCH}: events/s"), together, Rule::AtLeast(300_000.0)));
     if let (Some(ours), Some(ceiling)) = (rate("ours"), rate(Raw::Reqwest.name())) {
         let what = format!("{CASE}: throughput relative to reqwest without a database");
         report.target(Target::new(what, ours / ceiling, Rule::AtLeast(0.6)));

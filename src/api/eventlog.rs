@@ -177,7 +177,7 @@ impl From<&Retention> for crate::log::Retention {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogDelivery {
-    /// Number of workers. One delivers at a time, the others stand by to take over.
+    /// Number of workers. They share the EventTriggers; one EventTrigger is delivered by one of them. More than 16 only stand by.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,

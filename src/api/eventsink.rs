@@ -95,7 +95,7 @@ impl EventSinkSpec {
     }
 }
 
-/// How much is sent at a time.
+/// How much is sent at a time, by each worker that has EventTriggers of the sink.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limits {

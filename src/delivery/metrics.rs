@@ -77,7 +77,11 @@ impl Metrics {
             "Triggers that cannot be delivered until something is configured",
             metrics.held.clone(),
         );
-        registry.register("delivery_leases_held", "Logs that this process delivers from", metrics.leases.clone());
+        registry.register(
+            "delivery_leases_held",
+            "Slots of logs that this process delivers from, of 16 for each log",
+            metrics.leases.clone(),
+        );
         registry.register("delivery_cursor_commits", "Transactions that moved cursors", metrics.commits.clone());
         metrics
     }

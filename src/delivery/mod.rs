@@ -1,8 +1,9 @@
 //! Reading the log, sending, retrying.
 //!
 //! Plain functions and types decide: [`lanes`] the order, [`ledger`] the cursor, [`pass`] who reads with whom, [`retry`]
-//! what follows an attempt, [`format`] what is sent. Around them: [`run`] holds the lease, [`session`] reads and
-//! commits, a [`courier`] for each subscription sends. Beside them an [`undertaker`] forwards dead letters.
+//! what follows an attempt, [`format`] what is sent, [`share`] who delivers what. Around them: [`run`] connects, [`session`]
+//! holds slots, reads and commits, a [`courier`] for each subscription sends. Beside them an [`undertaker`] forwards dead
+//! letters.
 
 mod addresses;
 mod auth;
@@ -25,6 +26,7 @@ mod run;
 mod secrets;
 mod sender;
 mod session;
+mod share;
 pub(crate) mod signing;
 mod target;
 pub(crate) mod tls;

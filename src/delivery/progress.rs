@@ -18,9 +18,9 @@ pub enum Phase {
     Starting,
     /// It is not connected; the text says why.
     Away(String),
-    /// Another worker delivers; this one is ready to take over.
+    /// Other workers deliver everything; this one is ready to take over.
     StandingBy,
-    /// It delivers.
+    /// It delivers its share.
     Delivering,
     /// It has ended.
     Stopped,
@@ -40,8 +40,8 @@ pub struct Held {
 pub struct Progress {
     /// What it is doing.
     pub phase: Phase,
-    /// Whether everything that was in the log when it last looked is delivered or given up, for every trigger that is
-    /// not suspended.
+    /// Whether everything that was in the log when it last looked is delivered or given up, for every trigger of its slots
+    /// that is not suspended.
     pub caught_up: bool,
     /// Triggers whose events wait, other than by their own wish.
     pub held: Vec<Held>,

@@ -20,7 +20,7 @@ pub use event::{Bits, Event, Operation};
 pub use snapshot::Snapshot;
 pub use worker::{
     Capture, Claim, Cursor, DeadLetter, Exception, Failure, Forward, Lease, Move, Parked, ParkedLanes, Pulse, Redriven,
-    Subscription, Worker, WorkerError,
+    Slot, Subscription, Survey, Worker, WorkerError,
 };
 
 /// The version of the log's schema that this binary makes and reads.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use eventtrigger::{
-    log::{Admin, AdoptError, ConnectConfig, Cursor, Move, OpenError, Owner, Worker, WorkerError},
+    log::{Admin, AdoptError, ConnectConfig, Cursor, Move, OpenError, Owner, Slot, Worker, WorkerError},
     name::ObjectName,
     standalone::embedded::{Embedded, Major, Options},
 };
@@ -76,7 +76,8 @@ fn copy(from: &ConnectConfig, to: &ConnectConfig) {
 
 /// Delivers: from the trigger's cursor to this moment, as a worker does; the ids.
 async fn deliver(worker: &Worker) -> Vec<i64> {
-    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().expect("the lease is free");
+    let leases = worker.take("test", Slot::all(), Duration::from_mins(1)).await.unwrap();
+    assert_eq!(leases.len(), 16, "all slots are free");
     let now = worker.pulse().await.unwrap().now;
     let (mut subscriptions, _) = worker.subscriptions().await.unwrap();
     let subscription = subscriptions.remove(0);
@@ -91,8 +92,8 @@ async fn deliver(worker: &Worker) -> Vec<i64> {
             _ => Cursor { from: to, to: None, after: 0, done: Vec::new() },
         };
     }
-    worker.commit(lease, &[Move { subscription: subscription.id, cursor }], &[]).await.unwrap();
-    worker.release(lease).await.unwrap();
+    worker.commit(&leases, &[Move { subscription: subscription.id, cursor }], &[]).await.unwrap();
+    worker.give(&leases).await.unwrap();
     ids
 }
 
@@ -117,11 +118,11 @@ async fn a_restored_dump_delivers_nothing_until_it_is_adopted_and_then_loses_and
     assert!(deliver(&worker).await.is_empty());
     late.batch_execute("COMMIT").await.unwrap();
     database.run("INSERT INTO orders SELECT generate_series(6, 12)").await;
-    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
+    let leases = worker.take("test", Slot::all(), Duration::from_mins(1)).await.unwrap();
     let (subscriptions, _) = worker.subscriptions().await.unwrap();
     let to = Some(worker.pulse().await.unwrap().now);
     let cursor = Cursor { to, after: 6, done: vec![9], ..subscriptions[0].cursor.clone() };
-    worker.commit(lease, &[Move { subscription: subscriptions[0].id, cursor }], &[]).await.unwrap();
+    worker.commit(&leases, &[Move { subscription: subscriptions[0].id, cursor }], &[]).await.unwrap();
     database.run("INSERT INTO orders SELECT generate_series(13, 15)").await;
 
     let server = Server::start("adopt").await;

@@ -85,7 +85,7 @@ impl Running {
         let _ = self.task.await;
     }
 
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -517,27 +517,29 @@ async fn a_trigger_whose_secret_is_missing_waits_and_says_so_while_others_are_de
 }
 
 #[tokio::test]
-async fn one_worker_delivers_and_another_takes_over_when_it_dies_or_leaves() {
+async fn one_worker_delivers_an_eventtrigger_and_another_takes_over_when_it_dies_or_leaves() {
     let (database, admin) = Database::with_orders().await;
     let receiver = Receiver::start().await;
     admin.install("u1", &trigger("all", receiver.url("/"))).await.unwrap();
     let mut first = Running::start(&database);
     first.until("delivering", |progress| progress.phase == Phase::Delivering).await;
     let mut second = Running::start(&database);
-    second.until("standing by", |progress| progress.phase == Phase::StandingBy).await;
+    // Slots without EventTriggers are shared, too.
+    second.until("its share", |progress| progress.phase == Phase::Delivering).await;
     database.run("INSERT INTO orders VALUES (1)").await;
     first.caught_up().await;
+    assert_eq!(second.progress.borrow().delivered, 0, "the EventTrigger is the first one's");
     first.kill().await;
     let killed = Instant::now();
     database.run("INSERT INTO orders VALUES (2)").await;
-    second.until("taken over", |progress| progress.phase == Phase::Delivering).await;
+    second.until("taken over", |progress| progress.delivered == 1).await;
     assert!(killed.elapsed() < Duration::from_secs(5), "took {:?}", killed.elapsed());
     second.caught_up().await;
     let mut third = Running::start(&database);
-    third.until("standing by", |progress| progress.phase == Phase::StandingBy).await;
+    third.until("its share", |progress| progress.phase == Phase::Delivering).await;
     second.stop().await;
     database.run("INSERT INTO orders VALUES (3)").await;
-    third.until("taken over", |progress| progress.phase == Phase::Delivering).await;
+    third.until("taken over", |progress| progress.delivered == 1).await;
     third.caught_up().await;
     let hits = receiver.hits();
     assert_eq!(ids(&hits).iter().collect::<BTreeSet<_>>().len(), 3);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eventtrigger::{
-    log::{Admin, Cursor, DeadLetter, Exception, Failure, Move, OpenError, Owner, Worker, WorkerError},
+    log::{Admin, Cursor, DeadLetter, Exception, Failure, Move, OpenError, Owner, Slot, Worker, WorkerError},
     name::ObjectName,
 };
 
@@ -80,25 +80,31 @@ async fn a_long_transaction_neither_holds_back_others_nor_loses_its_own_events()
 }
 
 #[tokio::test]
-async fn one_worker_holds_the_lease_and_a_dead_holders_is_taken_at_once() {
+async fn one_worker_holds_a_slot_and_a_dead_holders_is_taken_at_once() {
     let database = Database::new().await;
     database.admin().await;
     let (one, two) = (database.worker().await, database.worker().await);
-    let first = one.hold(None, "one", TEN_SECONDS).await.unwrap().expect("nobody else wants it");
-    assert_eq!(one.hold(Some(first), "one", TEN_SECONDS).await.unwrap(), Some(first));
-    assert_eq!(two.hold(None, "two", TEN_SECONDS).await.unwrap(), None);
+    let first = one.take("one", Slot::all(), TEN_SECONDS).await.unwrap();
+    assert_eq!(first.len(), 16, "nobody else wants them");
+    one.renew(&first, TEN_SECONDS).await.unwrap();
+    assert_eq!(two.take("two", Slot::all(), TEN_SECONDS).await.unwrap(), []);
     drop(one);
-    let second = loop {
+    let mut second = Vec::new();
+    while second.len() < 16 {
         // The server notices the closed connection at its own pace.
-        if let Some(lease) = two.hold(None, "two", TEN_SECONDS).await.unwrap() {
-            break lease;
-        }
+        second.extend(two.take("two", Slot::all(), TEN_SECONDS).await.unwrap());
         tokio::time::sleep(Duration::from_millis(10)).await;
-    };
-    assert!(second.epoch > first.epoch);
-    two.release(second).await.unwrap();
+    }
+    assert!(second.iter().zip(&first).all(|(second, first)| second.slot == first.slot && second.epoch > first.epoch));
+    let (some, rest) = second.split_at(3);
+    two.give(some).await.unwrap();
     let three = database.worker().await;
-    assert!(three.hold(None, "three", TEN_SECONDS).await.unwrap().is_some());
+    let given: Vec<_> = some.iter().map(|lease| lease.slot).collect();
+    let taken = three.take("three", Slot::all(), TEN_SECONDS).await.unwrap();
+    assert_eq!(taken.iter().map(|lease| lease.slot).collect::<Vec<_>>(), given);
+    two.renew(rest, TEN_SECONDS).await.unwrap();
+    two.leave().await.unwrap();
+    assert_eq!(three.take("three", Slot::all(), TEN_SECONDS).await.unwrap().len(), 13);
 }
 
 #[tokio::test]
@@ -106,20 +112,42 @@ async fn a_holder_that_stopped_is_fenced_when_its_lease_is_over() {
     let (database, admin) = Database::with_orders().await;
     admin.install("u1", &everything("all", orders())).await.unwrap();
     let (stopped, next) = (database.worker().await, database.worker().await);
-    let old = stopped.hold(None, "stopped", Duration::from_millis(50)).await.unwrap().unwrap();
+    let old = stopped.take("stopped", Slot::all(), Duration::from_millis(50)).await.unwrap();
     let (mut subscriptions, _) = stopped.subscriptions().await.unwrap();
     let cursor = subscriptions.remove(0).cursor;
-    let new = loop {
-        if let Some(lease) = next.hold(None, "next", TEN_SECONDS).await.unwrap() {
-            break lease;
-        }
+    let mut new = Vec::new();
+    while new.is_empty() {
+        new.extend(next.take("next", [Slot::of(1)], TEN_SECONDS).await.unwrap());
         tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    }
     let step = |after| Move { subscription: 1, cursor: Cursor { after, ..cursor.clone() } };
-    assert!(matches!(stopped.commit(old, &[step(7)], &[]).await, Err(WorkerError::Fenced)));
-    assert_eq!(stopped.hold(Some(old), "stopped", TEN_SECONDS).await.unwrap(), None);
-    next.commit(new, &[step(9)], &[]).await.unwrap();
+    assert!(matches!(stopped.commit(&old, &[step(7)], &[]).await, Err(WorkerError::Fenced)));
+    assert!(matches!(stopped.renew(&old, TEN_SECONDS).await, Err(WorkerError::Fenced)));
+    next.commit(&new, &[step(9)], &[]).await.unwrap();
     assert_eq!(next.subscriptions().await.unwrap().0[0].cursor.after, 9);
+}
+
+#[tokio::test]
+async fn a_commit_for_several_slots_of_which_one_is_another_workers_writes_nothing() {
+    let (database, admin) = Database::with_orders().await;
+    for name in ["one", "two"] {
+        admin.install(name, &everything(name, orders())).await.unwrap();
+    }
+    let (stopped, next) = (database.worker().await, database.worker().await);
+    let old = stopped.take("stopped", Slot::all(), Duration::from_millis(50)).await.unwrap();
+    let (subscriptions, _) = stopped.subscriptions().await.unwrap();
+    while next.take("next", [Slot::of(2)], TEN_SECONDS).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let step = |id: i32, after| Move { subscription: id, cursor: Cursor { after, ..subscriptions[0].cursor.clone() } };
+    let obstacle = Exception::Obstacle { subscription: 2, obstacle: None, resume: None };
+    for (moves, exceptions) in [(vec![step(1, 7), step(2, 7)], vec![]), (vec![step(1, 7)], vec![obstacle])] {
+        assert!(matches!(stopped.commit(&old, &moves, &exceptions).await, Err(WorkerError::Fenced)));
+    }
+    let after = async || next.subscriptions().await.unwrap().0.iter().map(|one| one.cursor.after).collect::<Vec<_>>();
+    assert_eq!(after().await, [0, 0]);
+    stopped.commit(&old, &[step(1, 7)], &[]).await.unwrap();
+    assert_eq!(after().await, [7, 0], "its other slots are nobody else's");
 }
 
 #[tokio::test]
@@ -127,7 +155,7 @@ async fn positions_and_dead_letters_are_kept() {
     let (database, admin) = Database::with_orders().await;
     admin.install("u1", &everything("all", orders())).await.unwrap();
     let worker = database.worker().await;
-    let lease = worker.hold(None, "w", TEN_SECONDS).await.unwrap().unwrap();
+    let leases = worker.take("w", Slot::all(), TEN_SECONDS).await.unwrap();
     let now = worker.pulse().await.unwrap().now;
     let cursor = Cursor { from: now.clone(), to: Some(now.clone()), after: 3, done: vec![5, 8] };
     database.run("INSERT INTO orders VALUES (1)").await;
@@ -139,7 +167,7 @@ async fn positions_and_dead_letters_are_kept() {
         DeadLetter { subscription: 1, seq: 7, lanes: vec![u64::MAX], event, attempts: 11, failure, parked: false };
     for _ in 0..2 {
         let exceptions = [Exception::Bury(letter.clone())];
-        worker.commit(lease, &[Move { subscription: 1, cursor: cursor.clone() }], &exceptions).await.unwrap();
+        worker.commit(&leases, &[Move { subscription: 1, cursor: cursor.clone() }], &exceptions).await.unwrap();
     }
     assert_eq!(worker.subscriptions().await.unwrap().0[0].cursor, cursor);
     assert_eq!(worker.dead().await.unwrap(), [(ObjectName::new("shop", "all"), 1)]);

@@ -17,6 +17,7 @@ mod receiver;
 mod roles;
 mod security;
 mod segments;
+mod slots;
 mod standalone;
 mod support;
 mod tls;

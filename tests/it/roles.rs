@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eventtrigger::log::{
-    Admin, AdminError, Claim, Cursor, DeadLetter, Definition, Exception, Failure, Move, Retention, Worker,
+    Admin, AdminError, Claim, Cursor, DeadLetter, Definition, Exception, Failure, Move, Retention, Slot, Worker,
     definition::{DeadLetterSink, Policy, Sink},
 };
 
@@ -73,7 +73,9 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     assert!(database.client.batch_execute("SELECT FROM eventlog.event").await.is_err());
     // A worker delivers, also from a segment that is younger than its rights.
     let worker = Worker::connect(&delivery, &schema(), &owner().uid).await.unwrap();
-    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
+    let leases = worker.take("test", Slot::all(), Duration::from_mins(1)).await.unwrap();
+    worker.survey("test", Duration::from_mins(1)).await.unwrap();
+    worker.renew(&leases, Duration::from_mins(1)).await.unwrap();
     let cut = Retention { period: Duration::ZERO, max_size: None, max_held_size: None, dead_letter_period: None };
     admin.tend(&cut).await.unwrap();
     database.run("DELETE FROM orders").await;
@@ -85,7 +87,7 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     let subscription = subscriptions[0].id;
     let (event, failure) = (Arc::new(events.remove(0)), Failure::default());
     let letter = DeadLetter { subscription, seq: 1, lanes: Vec::new(), event, attempts: 1, failure, parked: false };
-    worker.commit(lease, &[Move { subscription, cursor }], &[Exception::Bury(letter)]).await.unwrap();
+    worker.commit(&leases, &[Move { subscription, cursor }], &[Exception::Bury(letter)]).await.unwrap();
     assert_eq!(worker.dead().await.unwrap().len(), 1);
     // What was given up is claimed by one worker at a time, and then forwarded.
     let claim = Claim { each: 1, all: 1, bytes: 1, larger: true, not: Vec::new(), after: 0 };
@@ -99,6 +101,7 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     assert!(worker.claim(&claim).await.unwrap().is_empty());
     worker.forwarded(&again, None).await.unwrap();
     assert!(worker.claim(&claim).await.unwrap().is_empty());
+    worker.leave().await.unwrap();
     let delivery = client(&database, "d").await;
     for forbidden in [
         "SELECT FROM orders",

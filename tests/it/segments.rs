@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventtrigger::{
-    log::{Admin, Cursor, Event, Holding, Lease, Move, Retention, Snapshot, Worker},
+    log::{Admin, Cursor, Event, Holding, Lease, Move, Retention, Slot, Snapshot, Worker},
     name::ObjectName,
 };
 
@@ -77,20 +77,20 @@ fn ids(events: &[Event]) -> Vec<i64> {
 }
 
 /// What delivery does when all is done: the trigger's cursor stands at this moment.
-async fn catch_up(worker: &Worker, lease: Lease) {
+async fn catch_up(worker: &Worker, leases: &[Lease]) {
     let now = worker.pulse().await.unwrap().now;
     let cursor = Cursor { from: now, to: None, after: 0, done: Vec::new() };
     for subscription in worker.subscriptions().await.unwrap().0 {
-        worker.commit(lease, &[Move { subscription: subscription.id, cursor: cursor.clone() }], &[]).await.unwrap();
+        worker.commit(leases, &[Move { subscription: subscription.id, cursor: cursor.clone() }], &[]).await.unwrap();
     }
 }
 
-async fn with_worker() -> (Database, Admin, Worker, Lease) {
+async fn with_worker() -> (Database, Admin, Worker, Vec<Lease>) {
     let (database, admin) = Database::with_orders().await;
     admin.install("u1", &everything("all", orders())).await.unwrap();
     let worker = database.worker().await;
-    let lease = worker.hold(None, "test", Duration::from_mins(1)).await.unwrap().unwrap();
-    (database, admin, worker, lease)
+    let leases = worker.take("test", Slot::all(), Duration::from_mins(1)).await.unwrap();
+    (database, admin, worker, leases)
 }
 
 #[tokio::test]
@@ -160,12 +160,12 @@ async fn segments_are_cut_under_writers_and_readers_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn a_segment_goes_when_its_time_is_over_and_every_trigger_has_had_it() {
-    let (database, admin, worker, lease) = with_worker().await;
+    let (database, admin, worker, leases) = with_worker().await;
     database.run("INSERT INTO orders VALUES (1)").await;
     seal(&database, &admin, 1).await;
     let holding = admin.tend(&AT_ONCE).await.unwrap();
     assert_eq!((holding.held_by, holding.segments), (Some(ObjectName::new("shop", "all")), 2));
-    catch_up(&worker, lease).await;
+    catch_up(&worker, &leases).await;
     let holding = tend_until(&database, &admin, &AT_ONCE, &[2]).await;
     assert_eq!((holding.held_by, holding.segments, holding.lost.len()), (None, 1, 0));
     // The worker reads on, though segment 1 is gone.
@@ -177,18 +177,18 @@ async fn a_segment_goes_when_its_time_is_over_and_every_trigger_has_had_it() {
 
 #[tokio::test]
 async fn a_transaction_without_an_event_that_a_cursor_saw_running_holds_nothing() {
-    let (database, admin, worker, lease) = with_worker().await;
+    let (database, admin, worker, leases) = with_worker().await;
     let idle = database.another().await;
     idle.batch_execute("BEGIN; SELECT txid_current()").await.unwrap();
     database.run("INSERT INTO orders VALUES (1)").await;
-    catch_up(&worker, lease).await;
+    catch_up(&worker, &leases).await;
     idle.batch_execute("COMMIT").await.unwrap();
     tend_until(&database, &admin, &AT_ONCE, &[2]).await;
 }
 
 #[tokio::test]
 async fn a_segment_is_not_sealed_while_a_transaction_may_still_write_it() {
-    let (database, admin, worker, lease) = with_worker().await;
+    let (database, admin, worker, leases) = with_worker().await;
     let start = worker.pulse().await.unwrap().now;
     let (writer, prepared, idle) = (database.another().await, database.another().await, database.another().await);
     let late = format!("late_{}", database.config.dbname);
@@ -203,7 +203,7 @@ async fn a_segment_is_not_sealed_while_a_transaction_may_still_write_it() {
         }
         is_sealed(&database, 1).await
     };
-    catch_up(&worker, lease).await;
+    catch_up(&worker, &leases).await;
     assert!(!tended().await, "three transactions may write it");
     writer.batch_execute("COMMIT").await.unwrap();
     assert!(!tended().await, "two transactions may write it");
@@ -219,14 +219,14 @@ async fn a_segment_is_not_sealed_while_a_transaction_may_still_write_it() {
 
 #[tokio::test]
 async fn neither_cutting_nor_dropping_waits_for_a_writer_or_makes_one_wait() {
-    let (database, admin, worker, lease) = with_worker().await;
+    let (database, admin, worker, leases) = with_worker().await;
     database.run("INSERT INTO orders VALUES (1)").await;
     let (writer, reader) = (database.another().await, database.another().await);
     writer.batch_execute("SET lock_timeout = '1ms'; BEGIN; INSERT INTO orders VALUES (2)").await.unwrap();
     admin.tend(&CUT).await.unwrap();
     writer.batch_execute("INSERT INTO orders VALUES (3); COMMIT").await.unwrap();
     seal(&database, &admin, 1).await;
-    catch_up(&worker, lease).await;
+    catch_up(&worker, &leases).await;
     // Somebody reads the whole log for an hour; meanwhile nothing is dropped, and writers go on.
     reader.batch_execute("BEGIN; SELECT count(*) FROM eventlog.events").await.unwrap();
     writer.batch_execute("BEGIN; INSERT INTO orders VALUES (4)").await.unwrap();
@@ -245,8 +245,8 @@ async fn neither_cutting_nor_dropping_waits_for_a_writer_or_makes_one_wait() {
 
 #[tokio::test]
 async fn beyond_the_limit_a_slow_triggers_events_go_and_it_is_written_down_how_many() {
-    let (database, admin, worker, lease) = with_worker().await;
-    catch_up(&worker, lease).await;
+    let (database, admin, worker, leases) = with_worker().await;
+    catch_up(&worker, &leases).await;
     database.run("INSERT INTO orders SELECT generate_series(1, 700)").await;
     seal(&database, &admin, 1).await;
     let within = Retention { max_held_size: Some(1 << 40), ..AT_ONCE };

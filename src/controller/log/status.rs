@@ -138,7 +138,7 @@ fn delivered(old: Option<&EventLogStatus>) -> bool {
     before.is_some_and(|before| before.status == "True" || before.reason == UNAVAILABLE)
 }
 
-/// One available worker is enough: only one delivers at a time.
+/// One available worker is enough: it delivers everything until there are more.
 fn delivering(workers: &Deployment, delivered: bool) -> Verdict {
     let name = workers.metadata.name.as_deref().unwrap_or_default();
     if workers.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {

@@ -82,6 +82,12 @@ impl Session<'_> {
                 let sink = definition.sink.as_ref().ok_or(Hold::NoSink)?;
                 Ok(Aim { target, outlet: self.outlets.of(sink) })
             });
+            if self.slots.is_fresh(id)
+                && let Some(member) = self.members.get_mut(&id)
+            {
+                // What was known of it is from before another worker delivered it.
+                member.ledger = Ledger::new(&cursor);
+            }
             match self.members.get_mut(&id) {
                 Some(member) if member.definition == definition => continue,
                 Some(member) => {
@@ -100,20 +106,27 @@ impl Session<'_> {
             }
             self.tell_hold(id);
         }
-        let held = self.members.values().filter_map(|member| match &member.aim {
+        self.slots.read();
+        self.tell_held();
+        self.settle_members();
+    }
+
+    /// Says whose events wait for somebody to configure something.
+    pub(super) fn tell_held(&mut self) {
+        let ours = self.members.iter().filter(|(id, _)| self.slots.holds(**id));
+        let held = ours.filter_map(|(_, member)| match &member.aim {
             Ok(_) | Err(Hold::Suspended) => None,
             Err(hold) => Some(Held { trigger: member.definition.trigger.clone(), why: hold.to_string() }),
         });
         let held: Vec<_> = held.collect();
         self.gauges.held.set(held.len());
         self.given.monitor.held(held);
-        self.settle_members();
     }
 
     /// Writes down why a member is held, unless whoever reads that knows it already. Its next courier takes it back.
     fn tell_hold(&mut self, id: i32) {
         let Some(Member { aim: Err(hold), .. }) = self.members.get(&id) else { return };
-        if matches!(hold, Hold::Suspended | Hold::NoSink) {
+        if matches!(hold, Hold::Suspended | Hold::NoSink) || !self.slots.holds(id) {
             return;
         }
         let message = format!(
@@ -124,7 +137,8 @@ impl Session<'_> {
         self.due.get_or_insert_with(|| Instant::now() + LINGER);
     }
 
-    /// Starts couriers for members that have a target and none, and stops those of members without.
+    /// Starts couriers for members that have a target, whose slot is ours, and that have none; stops those of members without
+    /// a target. Those of a slot that is given up were stopped when that was decided.
     pub(super) fn settle_members(&mut self) {
         if self.stopping {
             return;
@@ -135,7 +149,7 @@ impl Session<'_> {
         for id in self.members.keys().copied().collect::<Vec<_>>() {
             let Some(member) = self.members.get_mut(&id) else { continue };
             match (&member.state, &member.aim) {
-                (State::Resting, Ok(_)) if written => {
+                (State::Resting, Ok(_)) if written && self.slots.delivers(id) => {
                     member.state = State::Joining;
                     joining.push(id);
                 }
@@ -159,7 +173,7 @@ impl Session<'_> {
             if !matches!(member.state, State::Joining) {
                 continue;
             }
-            if self.stopping || member.aim.is_err() {
+            if self.stopping || member.aim.is_err() || !self.slots.delivers(id) {
                 member.state = State::Resting;
                 continue;
             }
@@ -240,6 +254,7 @@ impl Session<'_> {
         }
     }
 
+    /// Of what this worker is to deliver.
     pub(super) fn is_caught_up(&self) -> bool {
         let done = |member: &Member| match &member.aim {
             Err(Hold::Suspended) => matches!(member.state, State::Resting),
@@ -252,6 +267,8 @@ impl Session<'_> {
             }
         };
         let written = self.exceptions.is_empty() && !self.committing && self.redriving.is_empty();
-        !self.loading && written && self.definitions.is_some() && self.members.values().all(done)
+        let mut ours = self.members.iter().filter(|(id, _)| self.slots.holds(**id));
+        let known = !self.loading && self.definitions.is_some() && self.slots.is_settled();
+        known && written && ours.all(|(_, member)| done(member))
     }
 }

@@ -1,10 +1,11 @@
-//! The time for which one lease is held: reads pages, hands them to couriers, and moves cursors.
+//! One connection's life: holds slots, reads pages, hands them to couriers, and moves cursors.
 //!
 //! One loop owns everything. It never waits for the database or for a sink: statements run beside it and come back as
 //! [`Io`], ends of events as [`Report`]s.
 
 mod members;
 mod reading;
+mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     members::{Member, State, Unsaved},
     reading::Page,
+    slots::{Rounded, Slots},
 };
 use super::{
     Config,
@@ -34,7 +36,7 @@ use super::{
     progress::Monitor,
 };
 use crate::log::{
-    Capture, Exception, Lease, Move, Parked, ParkedLanes, Pulse, Redriven, Snapshot, Subscription, Worker, WorkerError,
+    Capture, Exception, Move, Parked, ParkedLanes, Pulse, Redriven, Slot, Snapshot, Subscription, Worker, WorkerError,
 };
 
 /// Between two looks at the log. It is most of the time from commit to POST when all is idle, and costs the server one
@@ -55,12 +57,14 @@ const EXCEPTIONS: usize = 2000;
 const FETCHED: usize = 32;
 /// Dead letters that are taken back at a time.
 const REDRIVEN: usize = 1000;
-/// Reports taken in one go, so that the loop comes round to the lease in between.
+/// Reports taken in one go, so that the loop comes round to the leases in between.
 const REPORTS: usize = 256;
 
 /// What a session is given.
 pub(super) struct Given<'a> {
     pub(super) config: &'a Config,
+    /// The worker's name, for people.
+    pub(super) holder: &'a str,
     pub(super) client: Http,
     pub(super) monitor: &'a Monitor,
     /// For attempts that are under way at the end.
@@ -76,6 +80,7 @@ enum Io {
     Fetched(Fetch, Result<Fetched, WorkerError>),
     Redriven(Result<Vec<(i32, Redriven)>, WorkerError>),
     Page(u64, Result<Page, WorkerError>),
+    Slots(Result<Rounded, WorkerError>),
     Committed(Result<(), WorkerError>),
 }
 
@@ -96,7 +101,7 @@ type Fetched = (Vec<Parked>, Vec<Capture>);
 struct Session<'a> {
     given: Given<'a>,
     worker: Arc<Worker>,
-    lease: Lease,
+    slots: Slots,
     office: Arc<Office>,
     gauges: Gauges,
     members: BTreeMap<i32, Member>,
@@ -110,8 +115,9 @@ struct Session<'a> {
     /// Which state of the definitions is known, and whether a newer one is on its way.
     definitions: Option<i64>,
     loading: bool,
-    /// Whether a commit is on its way.
+    /// Whether a commit is on its way, and the slots that the last one concerns.
     committing: bool,
+    writing: BTreeSet<Slot>,
     /// When what is done is to be written at the latest.
     due: Option<Instant>,
     tidied: Instant,
@@ -133,7 +139,6 @@ struct Session<'a> {
 pub(super) async fn run(
     given: Given<'_>,
     worker: Arc<Worker>,
-    lease: Lease,
     shutdown: &CancellationToken,
 ) -> Result<(), WorkerError> {
     let (sender, mut reports) = mpsc::unbounded_channel();
@@ -142,7 +147,7 @@ pub(super) async fn run(
         office: Arc::new(Office::new(given.client.clone(), given.monitor, sender)),
         given,
         worker,
-        lease,
+        slots: Slots::default(),
         members: BTreeMap::new(),
         captures: Arc::default(),
         passes: BTreeMap::new(),
@@ -153,6 +158,7 @@ pub(super) async fn run(
         definitions: None,
         loading: false,
         committing: false,
+        writing: BTreeSet::new(),
         due: None,
         tidied: Instant::now(),
         stirred: Instant::now(),
@@ -163,7 +169,6 @@ pub(super) async fn run(
         outlets: Outlets::default(),
         stopping: false,
     };
-    session.gauges.leases.set(1);
     session.deliver(&mut reports, shutdown).await
 }
 
@@ -177,8 +182,12 @@ impl Session<'_> {
         let mut batch = Vec::new();
         let mut deadline = None;
         loop {
+            // Before anything else: without the leases, what is under way is broken off.
+            self.tend()?;
+            let tending = self.slots.wake();
             tokio::select! {
                 biased;
+                () = sleep_until(tending.unwrap_or_else(tokio::time::Instant::now)), if tending.is_some() => continue,
                 () = shutdown.cancelled(), if !self.stopping => {
                     self.stop();
                     deadline = Some(tokio::time::Instant::now() + self.given.grace);
@@ -208,7 +217,12 @@ impl Session<'_> {
         }
         self.committed().await?;
         self.commit(Unsaved::Passed);
-        self.committed().await
+        self.committed().await?;
+        // Everything is written: whether slots can be given up now or are lost with the connection changes little.
+        if let Err(error) = self.worker.leave().await {
+            tracing::debug!("failed to give up all slots: {error}");
+        }
+        Ok(())
     }
 
     /// Waits for the commit that is on its way, if there is one.
@@ -240,6 +254,7 @@ impl Session<'_> {
             Io::Fetched(fetch, found) => self.revive(fetch, found?),
             Io::Redriven(found) => self.redrive(found?),
             Io::Page(pass, page) => self.hand_out(pass, page?),
+            Io::Slots(rounded) => self.note_slots(rounded?),
             Io::Committed(result) => {
                 result?;
                 self.committing = false;
@@ -275,10 +290,9 @@ impl Session<'_> {
         if self.definitions != Some(pulse.definitions) && !self.loading {
             // The number is from before the reading: a change in between is seen as one more.
             self.definitions = Some(pulse.definitions);
-            self.loading = true;
-            let worker = self.worker.clone();
-            self.io.push(async move { Io::Definitions(definitions(&worker).await) }.boxed());
+            self.load_definitions();
         }
+        self.read_definitions();
         // The same cut stays the same pointer, which makes comparing members' positions with it cheap.
         if self.pulse.as_deref() != Some(&pulse.now) {
             self.pulse = Some(Arc::new(pulse.now));
@@ -293,12 +307,27 @@ impl Session<'_> {
         // Who is behind learns from the end of each page that there is more.
         let behind = self.passes.values().any(Pass::is_behind);
         let expectant = !behind && self.stirred.elapsed() < EXPECTANT;
-        self.look(if expectant { QUICK_PULSE } else { PULSE });
+        self.look(if expectant { QUICK_PULSE } else { self.slots.pulse() });
+    }
+
+    /// Reads cursors if slots were taken.
+    fn read_definitions(&mut self) {
+        if self.slots.must_read() && !self.loading {
+            self.load_definitions();
+        }
+    }
+
+    fn load_definitions(&mut self) {
+        self.loading = true;
+        self.slots.reading();
+        let (worker, slots) = (self.worker.clone(), self.slots.wanted());
+        self.io.push(async move { Io::Definitions(definitions(&worker, &slots).await) }.boxed());
     }
 
     /// Lets every member's attempts end, and reads no more.
     fn stop(&mut self) {
         self.stopping = true;
+        self.slots.leave_all();
         for id in self.members.keys().copied().collect::<Vec<_>>() {
             self.leave(id);
         }
@@ -426,8 +455,8 @@ impl Session<'_> {
     }
 
     fn look_for_redriven(&mut self) {
-        let worker = self.worker.clone();
-        self.io.push(async move { Io::Redriven(worker.redriven(REDRIVEN).await) }.boxed());
+        let (worker, slots) = (self.worker.clone(), self.slots.wanted());
+        self.io.push(async move { Io::Redriven(worker.redriven(&slots, REDRIVEN).await) }.boxed());
     }
 
     /// Writes the cursors of which at least so much is unsaved, and what failed. One commit at a time.
@@ -454,8 +483,11 @@ impl Session<'_> {
             _ => None,
         }));
         self.committing = true;
-        let (worker, lease) = (self.worker.clone(), self.lease);
-        self.io.push(async move { Io::Committed(worker.commit(lease, &moves, &exceptions).await) }.boxed());
+        let concerned = moves.iter().map(|step| step.subscription);
+        let concerned = concerned.chain(exceptions.iter().map(Exception::subscription));
+        self.writing = concerned.map(Slot::of).collect();
+        let (worker, leases) = (self.worker.clone(), self.slots.leases());
+        self.io.push(async move { Io::Committed(worker.commit(&leases, &moves, &exceptions).await) }.boxed());
     }
 
     /// One line for a commit: many events may be given up at once.
@@ -471,8 +503,8 @@ impl Session<'_> {
     }
 }
 
-/// Reads the definitions, and which dead letters are to be delivered again.
-async fn definitions(worker: &Worker) -> Result<Definitions, WorkerError> {
+/// Reads the definitions, and which dead letters of these slots are to be delivered again.
+async fn definitions(worker: &Worker, slots: &[Slot]) -> Result<Definitions, WorkerError> {
     let (subscriptions, captures) = worker.subscriptions().await?;
-    Ok((subscriptions, captures, worker.redriven(REDRIVEN).await?))
+    Ok((subscriptions, captures, worker.redriven(slots, REDRIVEN).await?))
 }

@@ -147,14 +147,27 @@ CREATE TABLE :schema.cursor (
 COMMENT ON COLUMN :schema.cursor.cut IS 'everything in this snapshot is done';
 COMMENT ON COLUMN :schema.cursor.target IS 'end of the window under way; of it, what is at or below "after", or in "done", is done';
 
--- Who delivers. The epoch rises with each holder and fences the ones before.
+-- Workers that deliver. A row lasts until its worker leaves, or another one finds that its session is gone.
+CREATE TABLE :schema.worker (
+    number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    seen timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE :schema.worker IS 'eventtrigger: delivery workers; those that live share the slots';
+COMMENT ON COLUMN :schema.worker.seen IS 'when it last said that it lives';
+
+-- Who delivers what: an EventTrigger belongs to the slot "id modulo 16". The epoch rises with each holder and fences the ones
+-- before.
 CREATE TABLE :schema.lease (
-    name text PRIMARY KEY,
-    epoch bigint NOT NULL,
-    holder text NOT NULL,
-    until timestamptz NOT NULL
+    slot integer PRIMARY KEY,
+    epoch bigint NOT NULL DEFAULT 0,
+    worker integer NOT NULL DEFAULT 0,
+    holder text NOT NULL DEFAULT '',
+    until timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
-INSERT INTO :schema.lease VALUES ('delivery', 0, '', '-infinity');
+COMMENT ON TABLE :schema.lease IS 'eventtrigger: which worker delivers which slot: the EventTriggers whose id modulo 16 it is';
+COMMENT ON COLUMN :schema.lease.holder IS 'the worker''s name, for people';
+INSERT INTO :schema.lease (slot) SELECT * FROM pg_catalog.generate_series(0, 15);
 
 -- Events that wait because one of their key, or of a key that is tied to it, has failed. The cursor is beyond them: they are
 -- copied here, so that the log may move on and go. Only what failed, and what must come after it, is ever written here.

@@ -3,4 +3,4 @@
 GRANT USAGE ON SCHEMA :schema TO :role;
 GRANT SELECT ON ALL TABLES IN SCHEMA :schema TO :role;
 GRANT UPDATE ON :schema.cursor, :schema.lease TO :role;
-GRANT INSERT, UPDATE, DELETE ON :schema.parked, :schema.parked_lane, :schema.obstacle, :schema.dead_letter TO :role;
+GRANT INSERT, UPDATE, DELETE ON :schema.worker, :schema.parked, :schema.parked_lane, :schema.obstacle, :schema.dead_letter TO :role;

@@ -2,7 +2,7 @@
 SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1),
     (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')
          AND (c.relname NOT IN ('cursor', 'lease') OR pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE'))
-         AND (c.relname NOT IN ('parked', 'parked_lane', 'obstacle', 'dead_letter')
+         AND (c.relname NOT IN ('worker', 'parked', 'parked_lane', 'obstacle', 'dead_letter')
               OR pg_catalog.has_table_privilege(r.oid, c.oid, 'INSERT') AND pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE')
                  AND pg_catalog.has_table_privilege(r.oid, c.oid, 'DELETE'))
          AND pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'USAGE'))

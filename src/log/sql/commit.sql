@@ -1,10 +1,14 @@
--- Run by a worker once for a batch ($1 epoch; arrays: $2 triggers, $3 cuts, $4 targets, $5 after, $6 done). The share lock
--- on the lease makes a takeover wait for this commit, or this commit see the takeover: then it writes nothing.
+-- Run by a worker once for a batch (arrays: $1 slots that it concerns, $2 their epochs; $3 triggers, $4 cuts, $5 targets, $6 after,
+-- $7 done). The share lock on the leases makes a takeover wait for this commit, or this commit see the takeover: then it writes
+-- nothing.
 WITH held AS MATERIALIZED (
-    SELECT FROM lease WHERE name = 'delivery' AND epoch = $1 FOR SHARE
+    SELECT l.slot FROM lease AS l JOIN unnest($1::int4[], $2::int8[]) AS h (slot, epoch) ON l.slot = h.slot AND l.epoch = h.epoch
+    ORDER BY l.slot FOR SHARE OF l
+), all_held AS MATERIALIZED (
+    SELECT count(*) = cardinality($1::int4[]) AS yes FROM held
 ), moved AS (
     UPDATE cursor AS c SET cut = m.cut::pg_snapshot, target = m.target::pg_snapshot, after = m.after, done = m.done::bigint[]
-    FROM unnest($2::int4[], $3::text[], $4::text[], $5::int8[], $6::text[]) AS m (trigger_id, cut, target, after, done)
-    WHERE c.trigger_id = m.trigger_id AND EXISTS (SELECT FROM held)
+    FROM unnest($3::int4[], $4::text[], $5::text[], $6::int8[], $7::text[]) AS m (trigger_id, cut, target, after, done)
+    WHERE c.trigger_id = m.trigger_id AND (SELECT yes FROM all_held)
 )
-SELECT EXISTS (SELECT FROM held)
+SELECT yes FROM all_held

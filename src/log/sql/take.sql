@@ -1,12 +1,13 @@
--- Run by a worker that wants the lease ($1 holder, $2 seconds, $3 class of advisory locks); a row if it got it.
--- The holder's session holds an advisory lock named by its epoch: if that lock can be had, its session is gone, and nobody
--- need wait for the lease to end. The new epoch's lock belongs to this session from here on.
-WITH now AS MATERIALIZED (
-    SELECT epoch, until < clock_timestamp() AS over FROM lease WHERE name = 'delivery' FOR UPDATE
-), free AS MATERIALIZED (
-    SELECT epoch FROM now WHERE over OR pg_try_advisory_xact_lock($3::int4, epoch::int4)
-), taken AS MATERIALIZED (
-    SELECT epoch + 1 AS epoch, pg_try_advisory_lock($3::int4, (epoch + 1)::int4) AS locked FROM free
+-- Run by a worker that wants slots ($1 its number, $2 its name, $3 seconds, $4 class of advisory locks, $5 slots); a row for each
+-- that it got. Each worker's session holds an advisory lock named by its number: if that lock can be had, its session is gone,
+-- and nobody need wait for its leases to end. Rows that are locked are left for the next time: what a worker that hangs in the
+-- middle of a commit still locks must not make this one hang, too.
+WITH free AS MATERIALIZED (
+    SELECT slot FROM lease
+    WHERE slot = ANY ($5::int4[]) AND (until < clock_timestamp()
+        OR worker <> $1::int4 AND pg_try_advisory_xact_lock_shared($4::int4 # 'lease'::regclass::oid::int4, worker))
+    ORDER BY slot FOR UPDATE SKIP LOCKED
 )
-UPDATE lease SET epoch = taken.epoch, holder = $1, until = clock_timestamp() + make_interval(secs => $2::float8)
-FROM taken WHERE name = 'delivery' AND taken.locked RETURNING lease.epoch
+UPDATE lease AS l SET epoch = l.epoch + 1, worker = $1::int4, holder = $2,
+    until = clock_timestamp() + make_interval(secs => $3::float8)
+FROM free WHERE l.slot = free.slot RETURNING l.slot, l.epoch

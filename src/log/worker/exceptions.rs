@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, mem::discriminant, time::Duration};
 
 use tokio_postgres::{Client, Row, Transaction, types::ToSql};
 
-use super::{Lease, Move, Worker, WorkerError, reader, wire::Xid8};
+use super::{Lease, Move, Slot, Worker, WorkerError, reader, slots, wire::Xid8};
 use crate::log::{Bits, Event, Operation};
 
 /// What went wrong with an attempt; bounded, without credentials.
@@ -161,6 +161,22 @@ pub struct Redriven {
 }
 
 impl Exception {
+    /// Whose delivery it is about.
+    pub fn subscription(&self) -> i32 {
+        match self {
+            Self::Park { subscription, .. }
+            | Self::Join { subscription, .. }
+            | Self::Merge { subscription, .. }
+            | Self::Wait { subscription, .. }
+            | Self::Failed { subscription, .. }
+            | Self::Unpark { subscription, .. }
+            | Self::Clear { subscription, .. }
+            | Self::Bury(DeadLetter { subscription, .. })
+            | Self::Redrive { subscription, .. }
+            | Self::Obstacle { subscription, .. } => *subscription,
+        }
+    }
+
     /// How many events more are parked after it.
     pub fn parks(&self) -> i64 {
         match self {
@@ -172,19 +188,21 @@ impl Exception {
 }
 
 impl Worker {
-    /// Writes new positions, and what failed, in one transaction.
+    /// Writes new positions, and what failed, in one transaction. `leases` are those of all slots that it concerns; there
+    /// may be more.
     ///
     /// # Errors
-    /// [`WorkerError::Fenced`] if the lease is no longer ours; then nothing was written.
-    pub async fn commit(&self, lease: Lease, moves: &[Move], exceptions: &[Exception]) -> Result<(), WorkerError> {
+    /// [`WorkerError::Fenced`] if one that it concerns is no longer ours; then nothing was written.
+    pub async fn commit(&self, leases: &[Lease], moves: &[Move], exceptions: &[Exception]) -> Result<(), WorkerError> {
+        let leases = slots::concerned(leases, moves, exceptions)?;
         if exceptions.is_empty() {
-            return self.advance(lease, moves).await;
+            return self.advance(&leases, moves).await;
         }
         let mut client = self.aside().await?;
         let Some(client) = client.as_mut() else { return Ok(()) };
         let failed = |source| WorkerError::Sql { doing: "write what failed", source };
         let transaction = client.transaction().await.map_err(failed)?;
-        if !self.moved(&transaction, lease, moves).await.map_err(failed)? {
+        if !self.moved(&transaction, &leases, moves).await.map_err(failed)? {
             return Err(WorkerError::Fenced);
         }
         for alike in exceptions.chunk_by(|a, b| discriminant(a) == discriminant(b)) {
@@ -236,16 +254,16 @@ impl Worker {
         rows.iter().map(parked).collect()
     }
 
-    /// Dead letters that are to be delivered again, in order, each with its subscription.
-    pub async fn redriven(&self, limit: usize) -> Result<Vec<(i32, Redriven)>, WorkerError> {
+    /// Dead letters that are to be delivered again by whoever holds these slots, in order, each with its subscription.
+    pub async fn redriven(&self, slots: &[Slot], limit: usize) -> Result<Vec<(i32, Redriven)>, WorkerError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self
             .client
             .query(
                 "SELECT t.id, d.event_id, d.lanes FROM dead_letter AS d
                  JOIN trigger AS t ON t.namespace = d.trigger_namespace AND t.name = d.trigger_name
-                 WHERE d.redrive ORDER BY t.id, d.seq LIMIT $1",
-                &[&limit],
+                 WHERE d.redrive AND t.id % $2 = ANY ($3) ORDER BY t.id, d.seq LIMIT $1",
+                &[&limit, &slots::modulus(), &slots::numbers(slots)],
             )
             .await
             .map_err(|source| WorkerError::Sql { doing: "read dead letters to be redriven", source })?;
@@ -261,7 +279,11 @@ impl Worker {
         let mut client = self.aside.lock().await;
         if client.as_ref().is_none_or(Client::is_closed) {
             let connected = self.config.connect("eventtrigger deliver failures").await?;
-            let settings = format!("{}; SET statement_timeout = '60s'", reader::settings(&self.schema));
+            // A worker that is stopped in the middle of a transaction must not lock its leases for longer than they last.
+            let settings = format!(
+                "{}; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '10s'",
+                reader::settings(&self.schema)
+            );
             connected
                 .batch_execute(&settings)
                 .await

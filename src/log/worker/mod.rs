@@ -1,27 +1,24 @@
-//! A delivery worker's connection to the log: the lease, what is new, and how far delivery has come.
+//! A delivery worker's connection to the log: its slots, what is new, and how far delivery has come.
 
 mod exceptions;
 mod forwards;
 mod reader;
 mod segments;
+mod slots;
 mod wire;
-
-use std::time::Duration;
 
 use tokio_postgres::{Client, Row, Statement, Transaction, types::ToSql};
 
 pub use self::exceptions::{DeadLetter, Exception, Failure, Parked, ParkedLanes, Redriven};
 pub use self::forwards::{Claim, Forward};
 use self::reader::Reader;
+pub use self::slots::{Lease, Slot, Survey};
 use super::{
     Definition, Event, SCHEMA_VERSION, Snapshot,
     connect::{ConnectConfig, ConnectError},
     snapshot::Txid,
 };
 use crate::name::{Ident, ObjectName, TableName};
-
-/// Advisory locks of this class are held by the sessions of lease holders.
-const LEASE_CLASS: i32 = 0x6576_6c67;
 
 /// How far delivery of one trigger has come.
 ///
@@ -72,13 +69,6 @@ pub struct Pulse {
     pub definitions: i64,
 }
 
-/// The right to deliver from a log; the number rises with every holder, and fences the ones before.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Lease {
-    /// This holder's number.
-    pub epoch: i64,
-}
-
 /// A cursor's new position.
 #[derive(Clone, Debug)]
 pub struct Move {
@@ -105,8 +95,8 @@ pub enum WorkerError {
     /// The schema is missing, of another version, or another's.
     #[error("{0}")]
     NotOurs(String),
-    /// Another worker holds a newer lease: nothing of this one's counts any more.
-    #[error("the lease was taken over by another worker")]
+    /// Another worker holds a newer lease of a slot: nothing that this one does there counts any more.
+    #[error("a slot was taken over by another worker")]
     Fenced,
     /// Something in the log's schema is not as this binary writes it.
     #[error("failed to read {what}: {why}")]
@@ -129,6 +119,8 @@ pub struct Worker {
     schema: Ident,
     reader: Reader,
     log_id: String,
+    /// Among the log's workers, once it takes part.
+    number: tokio::sync::OnceCell<i32>,
     statements: Statements,
 }
 
@@ -137,6 +129,7 @@ pub struct Worker {
 struct Statements {
     pulse: Statement,
     renew: Statement,
+    survey: Statement,
     commit: Statement,
     fetch: Statement,
 }
@@ -153,6 +146,7 @@ impl Worker {
         let statements = Statements {
             pulse: prepare(include_str!("../sql/pulse.sql")).await.map_err(failed)?,
             renew: prepare(include_str!("../sql/renew.sql")).await.map_err(failed)?,
+            survey: prepare(include_str!("../sql/survey.sql")).await.map_err(failed)?,
             commit: prepare(include_str!("../sql/commit.sql")).await.map_err(failed)?,
             fetch: prepare(include_str!("../sql/fetch.sql")).await.map_err(failed)?,
         };
@@ -163,6 +157,7 @@ impl Worker {
             schema: schema.clone(),
             reader: Reader::new(config, schema),
             log_id,
+            number: tokio::sync::OnceCell::new(),
             statements,
         };
         worker.pulse().await?;
@@ -177,38 +172,6 @@ impl Worker {
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
-    }
-
-    /// Takes the lease, or renews it, for `length`; `None` if another living worker holds it, or has taken it from us.
-    /// `holder` is for people.
-    ///
-    /// A holder whose connection is gone loses it at once, one that has stopped when `length` is over.
-    pub async fn hold(
-        &self,
-        lease: Option<Lease>,
-        holder: &str,
-        length: Duration,
-    ) -> Result<Option<Lease>, WorkerError> {
-        let failed = |source| WorkerError::Sql { doing: "hold the lease", source };
-        let seconds = length.as_secs_f64();
-        let Some(lease) = lease else {
-            let take = include_str!("../sql/take.sql");
-            let row = self.client.query_opt(take, &[&holder, &seconds, &LEASE_CLASS]).await.map_err(failed)?;
-            return Ok(row.map(|row| Lease { epoch: row.get(0) }));
-        };
-        let renewed = self.client.execute(&self.statements.renew, &[&lease.epoch, &seconds]).await.map_err(failed)?;
-        Ok((renewed == 1).then_some(lease))
-    }
-
-    /// Gives the lease up, so that another worker need not wait.
-    pub async fn release(&self, lease: Lease) -> Result<(), WorkerError> {
-        let failed = |source| WorkerError::Sql { doing: "release the lease", source };
-        self.client
-            .execute("UPDATE lease SET until = '-infinity' WHERE name = 'delivery' AND epoch = $1", &[&lease.epoch])
-            .await
-            .map_err(failed)?;
-        self.client.execute("SELECT pg_advisory_unlock_all()", &[]).await.map_err(failed)?;
-        Ok(())
     }
 
     /// What is new; cheap enough to ask a hundred times a second.
@@ -291,21 +254,21 @@ impl Worker {
     /// Writes new positions.
     ///
     /// # Errors
-    /// [`WorkerError::Fenced`] if the lease is no longer ours; then nothing was written.
-    async fn advance(&self, lease: Lease, moves: &[Move]) -> Result<(), WorkerError> {
-        let moves = Moves::of(lease, moves);
+    /// [`WorkerError::Fenced`] if a lease is no longer ours; then nothing was written.
+    async fn advance(&self, leases: &[Lease], moves: &[Move]) -> Result<(), WorkerError> {
+        let moves = Moves::of(leases, moves);
         let row = self.client.query_one(&self.statements.commit, &moves.parameters()).await.map_err(committing)?;
         if row.get(0) { Ok(()) } else { Err(WorkerError::Fenced) }
     }
 
-    /// Writes new positions in a transaction that writes more; whether the lease is still ours.
+    /// Writes new positions in a transaction that writes more; whether the leases are still ours.
     async fn moved(
         &self,
         transaction: &Transaction<'_>,
-        lease: Lease,
+        leases: &[Lease],
         moves: &[Move],
     ) -> Result<bool, tokio_postgres::Error> {
-        let moves = Moves::of(lease, moves);
+        let moves = Moves::of(leases, moves);
         Ok(transaction.query_one(include_str!("../sql/commit.sql"), &moves.parameters()).await?.get(0))
     }
 
@@ -328,7 +291,8 @@ impl Worker {
 
 /// New positions, as `commit.sql` takes them.
 struct Moves {
-    epoch: i64,
+    slots: Vec<i32>,
+    epochs: Vec<i64>,
     subscriptions: Vec<i32>,
     cuts: Vec<String>,
     targets: Vec<Option<String>>,
@@ -338,9 +302,11 @@ struct Moves {
 }
 
 impl Moves {
-    fn of(lease: Lease, moves: &[Move]) -> Self {
+    fn of(leases: &[Lease], moves: &[Move]) -> Self {
+        let (slots, epochs) = slots::arrays(leases);
         Self {
-            epoch: lease.epoch,
+            slots,
+            epochs,
             subscriptions: moves.iter().map(|step| step.subscription).collect(),
             cuts: moves.iter().map(|step| step.cursor.from.to_string()).collect(),
             targets: moves.iter().map(|step| step.cursor.to.as_ref().map(ToString::to_string)).collect(),
@@ -349,8 +315,8 @@ impl Moves {
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
-        [&self.epoch, &self.subscriptions, &self.cuts, &self.targets, &self.after, &self.done]
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 7] {
+        [&self.slots, &self.epochs, &self.subscriptions, &self.cuts, &self.targets, &self.after, &self.done]
     }
 }
 

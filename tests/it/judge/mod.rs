@@ -33,7 +33,7 @@ use crate::support::{Database, major, plain, root};
 
 /// Cursors of their own, beside those of the EventTriggers.
 const READERS: u64 = 3;
-/// Workers that compete for the lease.
+/// Workers that compete for the slots.
 const DELIVERERS: usize = 2;
 /// How many transactions a round has, unless `JUDGE_TRANSACTIONS` says otherwise.
 const TRANSACTIONS: u64 = 50_000;

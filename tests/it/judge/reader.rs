@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventtrigger::log::{Capture, Cursor, Event, Lease, Move, Snapshot, Subscription, Worker, WorkerError};
+use eventtrigger::log::{Capture, Cursor, Event, Lease, Move, Slot, Snapshot, Subscription, Worker, WorkerError};
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
@@ -151,14 +151,14 @@ async fn kill_workers(root: &Client, database: &Database, most: i64) {
 /// What the deliverers of all EventTriggers did, by the trigger's name.
 pub(super) type Journals = Arc<Mutex<BTreeMap<String, Journal>>>;
 
-/// A deliverer's life with the lease.
+/// A deliverer's life with some slots.
 struct Life {
-    lease: Lease,
+    leases: Vec<Lease>,
     subscriptions: Vec<(Subscription, usize)>,
     captures: HashMap<i32, Capture>,
 }
 
-/// Delivers for all EventTriggers, as a delivery worker does, in competition with others: the lease is lost by crashes, by
+/// Delivers for all EventTriggers, as a delivery worker does, in competition with others: slots are lost by crashes, by
 /// dead connections, and by being late.
 pub(super) async fn deliverer(database: Arc<Database>, root: Arc<Client>, goal: Goal, journals: Journals) {
     let mut worker = connect(&database).await;
@@ -166,16 +166,17 @@ pub(super) async fn deliverer(database: Arc<Database>, root: Arc<Client>, goal: 
         if worker.is_closed() {
             worker = connect(&database).await;
         }
-        let Ok(lease) = worker.hold(None, "judge", Duration::from_secs(30)).await else { continue };
-        let Some(lease) = lease else {
+        // Others may have the rest, at the same time.
+        let some: Vec<_> = Slot::all().filter(|_| fastrand::bool()).collect();
+        let Ok(leases) = worker.take("judge", some, Duration::from_secs(30)).await else { continue };
+        if leases.is_empty() {
             if goal.borrow().is_some() && done(&worker, &goal).await {
                 return;
             }
             pause(10).await;
             continue;
-        };
-        if live(&worker, lease, &goal, &journals, &root, &database).await.is_ok() && worker.release(lease).await.is_ok()
-        {
+        }
+        if live(&worker, leases, &goal, &journals, &root, &database).await.is_ok() && worker.leave().await.is_ok() {
             if goal.borrow().is_some() && done(&worker, &goal).await {
                 return;
             }
@@ -194,7 +195,7 @@ async fn done(worker: &Worker, goal: &Goal) -> bool {
 /// `Ok` if it ended in good order, with everything acknowledged.
 async fn live(
     worker: &Worker,
-    lease: Lease,
+    leases: Vec<Lease>,
     goal: &Goal,
     journals: &Journals,
     root: &Client,
@@ -205,10 +206,11 @@ async fn live(
         let life = journals.lock().unwrap().entry(one.definition.trigger.name.clone()).or_default().begin();
         (one, life)
     };
+    let ours = |one: &Subscription| leases.iter().any(|lease| lease.slot == Slot::of(one.id));
     let mut life = Life {
-        lease,
-        subscriptions: subscriptions.into_iter().map(begin).collect(),
+        subscriptions: subscriptions.into_iter().filter(ours).map(begin).collect(),
         captures: captures.into_iter().map(|capture| (capture.id, capture)).collect(),
+        leases,
     };
     for _ in 0..fastrand::u32(1..30) {
         let moves = life.round(worker, goal, journals).await?;
@@ -217,20 +219,18 @@ async fn live(
             0 => return Err(WorkerError::Fenced),
             1 => kill_workers(root, database, 2).await,
             2 => {
-                // It stops for longer than its lease.
-                worker.hold(Some(life.lease), "judge", Duration::from_millis(20)).await?;
+                // It stops for longer than its leases last.
+                worker.renew(&life.leases, Duration::from_millis(20)).await?;
                 pause(60).await;
             }
             _ => {}
         }
-        worker.commit(life.lease, &moves, &[]).await?;
+        worker.commit(&life.leases, &moves, &[]).await?;
         for (one, number) in &life.subscriptions {
             let mut journals = journals.lock().unwrap();
             journals.get_mut(&one.definition.trigger.name).expect("a journal").acknowledge(*number);
         }
-        if worker.hold(Some(life.lease), "judge", Duration::from_secs(30)).await?.is_none() {
-            return Err(WorkerError::Fenced);
-        }
+        worker.renew(&life.leases, Duration::from_secs(30)).await?;
         if life.subscriptions.iter().all(|(one, _)| arrived(&one.cursor, goal)) {
             break;
         }

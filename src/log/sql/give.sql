@@ -1,0 +1,3 @@
+-- Run by a worker, for slots of which nothing is under way any more (arrays: $1 slots, $2 epochs).
+UPDATE lease AS l SET worker = 0, holder = '', until = '-infinity'
+FROM unnest($1::int4[], $2::int8[]) AS g (slot, epoch) WHERE l.slot = g.slot AND l.epoch = g.epoch
