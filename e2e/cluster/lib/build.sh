@@ -2,7 +2,7 @@
 
 build() {
   [ ! -d "$programs" ] || return 0
-  check_go
+  go_works || fetch_go
   say "compiling Kubernetes $kubernetes_version; this takes minutes, once"
   scratch
   local new=$scratch/programs

@@ -82,14 +82,15 @@ impl Session<'_> {
                 let sink = definition.sink.as_ref().ok_or(Hold::NoSink)?;
                 Ok(Aim { target, outlet: self.outlets.of(sink) })
             });
-            if self.slots.is_fresh(id)
-                && let Some(member) = self.members.get_mut(&id)
-            {
+            let fresh = self.slots.is_fresh(id);
+            if fresh && let Some(member) = self.members.get_mut(&id) {
                 // What was known of it is from before another worker delivered it.
                 member.ledger = Ledger::new(&cursor);
             }
             match self.members.get_mut(&id) {
-                Some(member) if member.definition == definition => continue,
+                // What holds it is told again by whoever gets it.
+                Some(member) if member.definition == definition && !fresh => continue,
+                Some(member) if member.definition == definition => {}
                 Some(member) => {
                     member.definition = definition;
                     member.aim = aim;
