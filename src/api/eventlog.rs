@@ -20,7 +20,7 @@ use super::{Duration, ReclaimPolicy, SecretSource, Size, UriSource, ValueSource}
     status = "EventLogStatus",
     derive = "PartialEq",
     shortname = "evlog",
-    category = "eventtrigger",
+    category = "eventing",
     category = "all",
     validation = Rule::new("self.metadata.name.size() <= 54").message("metadata.name must have at most 54 characters: the delivery workers are named after it"),
     doc = "A database whose changes are kept in an event log, inside the database itself, and the workers that deliver them.",

@@ -17,7 +17,7 @@ use super::{Auth, Delivery, DestinationRef, Format, SecretKeySelector, SecretSou
     status = "EventSinkStatus",
     derive = "PartialEq",
     shortname = "evsink",
-    category = "eventtrigger",
+    category = "eventing",
     category = "all",
     doc = "A target of events: its address, the headers it wants, and how patiently it is to be called.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),

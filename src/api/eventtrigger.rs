@@ -17,7 +17,7 @@ use super::{Delivery, Destination, ReclaimPolicy};
     status = "EventTriggerStatus",
     derive = "PartialEq",
     shortname = "evt",
-    category = "eventtrigger",
+    category = "eventing",
     category = "all",
     doc = "Which changes of which table are sent to which sink.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
