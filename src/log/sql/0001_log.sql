@@ -253,9 +253,9 @@ COMMENT ON COLUMN :schema.dead_letter.redrive IS 'it is to be delivered again, s
 COMMENT ON COLUMN :schema.dead_letter.forward IS 'the sink that did not take it, until the dead letter sink has it';
 COMMENT ON COLUMN :schema.dead_letter.forward_at IS 'when it is sent to the dead letter sink, again';
 
--- Delivers dead letters again, in their order, and in order with whatever else waits of their key. By EventTrigger; of it all,
--- or those that `which`, a condition on the table's columns, is true for: redrive('shop', 'paid', event => 42),
--- redrive('shop', 'paid', since => now() - interval '1 day', status => 503). Returns how many.
+-- Delivers dead letters of an EventTrigger again, in their order, and in order with whatever else waits of their key: all, or
+-- those that every argument given fits: redrive('shop', 'paid', event => 42), redrive('shop', 'paid',
+-- since => now() - interval '1 day', status => 503). Returns how many.
 CREATE FUNCTION :schema.redrive(trigger_namespace text, trigger_name text, event bigint DEFAULT NULL,
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, status integer DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
