@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{controller, deliver, standalone, telemetry};
+use crate::{controller, deliver, probe, standalone, telemetry};
 
 /// Reliable eventing for PostgreSQL: rows change, services are told.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ pub enum Command {
     ///
     /// Secrets come from manifests of kind Secret, or from environment variables named
     /// `EVENTTRIGGER_SECRET_<NAMESPACE>_<NAME>_<KEY>`, in capitals and with _ for everything that is neither letter nor digit.
+    /// EventTriggers without a sink send to the URL in `K_SINK`, with the attributes in `K_CE_OVERRIDES`: so a Knative
+    /// `SinkBinding` says where events go.
     /// Ends with 0 on SIGTERM and SIGINT; with 1 if a manifest is wrong, before anything is changed.
     Run(standalone::RunOptions),
     /// Print the SQL that run would run for these manifests, and change nothing.
@@ -35,4 +37,6 @@ pub enum Command {
     Controller(controller::Options),
     /// A delivery worker; the controller starts it.
     Deliver(deliver::DeliverOptions),
+    /// Print what a URL answers; end with 1 unless it is a success (2xx). For `helm test`, and for probes by a command.
+    Probe(probe::ProbeOptions),
 }

@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    delivery::{self, AddressOptions, Addresses, Place},
+    delivery::{self, AddressOptions, Addresses, Place, TraceError, TraceOptions, Traces},
+    name::ObjectName,
     server,
 };
 
@@ -18,6 +19,10 @@ pub struct DeliverOptions {
     /// File with the connection and the values of Secrets, as JSON; the controller writes it.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+
+    /// Delivers this EventTrigger only, which asks for workers of its own; without it, all those that do not.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub only: Option<ObjectName>,
 
     /// Address to serve /livez, /readyz and /metrics at.
     #[arg(long, env = "EVENTTRIGGER_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
@@ -30,6 +35,10 @@ pub struct DeliverOptions {
     /// Where events may be sent.
     #[command(flatten)]
     pub addresses: AddressOptions,
+
+    /// Where attempts are traced.
+    #[command(flatten)]
+    pub traces: TraceOptions,
 }
 
 /// Why a worker does not run, or ended.
@@ -61,11 +70,14 @@ pub enum DeliverError {
         /// Why.
         source: std::io::Error,
     },
+    /// No collector, though there should be one.
+    #[error("failed to trace attempts")]
+    Traces(#[from] TraceError),
 }
 
 /// Delivers until `shutdown`; then lets attempts under way end.
 pub async fn deliver(options: DeliverOptions, shutdown: CancellationToken) -> Result<(), DeliverError> {
-    let DeliverOptions { config: path, listen: address, holder, addresses } = options;
+    let DeliverOptions { config: path, only, listen: address, holder, addresses, traces } = options;
     let text = tokio::fs::read(&path).await.map_err(|source| DeliverError::Read { path: path.clone(), source })?;
     let config: delivery::Config = serde_json::from_slice(&text).map_err(|error| DeliverError::Config {
         path,
@@ -80,10 +92,14 @@ pub async fn deliver(options: DeliverOptions, shutdown: CancellationToken) -> Re
     // Probes and metrics are answered while attempts under way end.
     let stop = CancellationToken::new();
     let server = tokio::spawn(server::serve(listener, readiness, Arc::new(registry), stop.clone()));
+    let traces = Traces::start(&traces)?;
     tracing::info!(log = %config.owner.log, database = %config.connection, %address, "delivering");
-    let grace = delivery::Options::GRACE;
+    let grace = delivery::Options::LONG_GRACE;
     let addresses = Addresses::new(Place::Cluster, &addresses);
-    delivery::run(config, delivery::Options { holder, grace, addresses }, monitor, shutdown).await;
+    Box::pin(delivery::run(config, delivery::Options { holder, grace, addresses, only }, monitor, shutdown)).await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
     stop.cancel();
     match server.await {
         Ok(Ok(())) => {}

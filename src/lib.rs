@@ -12,6 +12,7 @@ pub mod deliver;
 pub mod delivery;
 pub mod log;
 pub mod name;
+pub mod probe;
 pub mod resolve;
 pub mod server;
 pub mod standalone;

@@ -8,7 +8,7 @@ use std::{
 use clap::Parser;
 use eventtrigger::{
     cli::{Cli, Command},
-    controller, crds, deliver, standalone, telemetry,
+    controller, crds, deliver, probe, standalone, telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,8 @@ async fn start(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(options) => return Ok(standalone::plan(options, shutdown).await?.into()),
         Command::Crds => io::stdout().lock().write_all(crds::yaml()?.as_bytes())?,
         Command::Controller(options) => Box::pin(controller::run(options, shutdown)).await?,
-        Command::Deliver(options) => deliver::deliver(options, shutdown).await?,
+        Command::Deliver(options) => Box::pin(deliver::deliver(options, shutdown)).await?,
+        Command::Probe(options) => probe::probe(options, &mut io::stdout().lock()).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

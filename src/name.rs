@@ -1,6 +1,6 @@
 //! Names of SQL objects and how they are written into SQL: the one place where a string becomes an identifier or a literal.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,20 @@ impl ObjectName {
     /// Of a namespace and a name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl FromStr for ObjectName {
+    type Err = &'static str;
+
+    /// As it is displayed.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::new(namespace, name))
+            }
+            _ => Err("write NAMESPACE/NAME"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
-    routing::get,
+    routing::{get, put},
 };
 use prometheus_client::{encoding::text, registry::Registry};
 use tokio::net::TcpListener;
@@ -19,11 +19,13 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// Whether the process can do its work; if not, why.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// `/livez`: the process answers. `/readyz`: 200, or 503 and the reason as text. `/metrics`: what `registry` has.
+/// `/livez`: the process answers. `/readyz`: 200, or 503 and the reason as text. `/metrics`: what `registry` has. `/loglevel`:
+/// takes a level by `PUT`, as text.
 pub fn router(readiness: Readiness, registry: Arc<Registry>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready).with_state(readiness))
+        .route("/loglevel", put(log_level))
         .route("/metrics", get(metrics).with_state(registry))
 }
 
@@ -45,6 +47,16 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
     match readiness() {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+async fn log_level(level: String) -> (StatusCode, String) {
+    match crate::telemetry::set_level(&level) {
+        Ok(()) => {
+            tracing::info!(level = level.trim(), "the log level was changed");
+            (StatusCode::OK, "ok\n".to_owned())
+        }
+        Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")),
     }
 }
 

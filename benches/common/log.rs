@@ -36,6 +36,8 @@ pub(crate) fn everything(name: &str, table: &str) -> Definition {
         context: Context::default(),
         replicated: false,
         ordering: Ordering::PrimaryKey,
+        partitions: 1,
+        own_workers: None,
         sink: None,
         policy: Policy::default(),
         dead_letter_sink: None,

@@ -34,7 +34,8 @@ impl Worker {
             Config { owner: owner(), schema: schema(), connection: server.config(dbname), secrets: BTreeMap::new() };
         let file = NamedTempFile::new()?;
         serde_json::to_writer(&file, &config)?;
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_eventtrigger"));
+        let program = std::env::var("BENCH_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_eventtrigger").to_owned());
+        let mut command = tokio::process::Command::new(program);
         command
             .args(["deliver", "--allow-addresses=127.0.0.0/8", "--listen", "127.0.0.1:0", "--config"])
             .arg(file.path());

@@ -1,7 +1,9 @@
 //! `EventLog`: one database and the log in it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
-    api::core::v1::ResourceRequirements,
+    api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use kube::{CustomResource, KubeSchema};
@@ -34,6 +36,8 @@ use super::{Duration, ReclaimPolicy, SecretSource, Size, UriSource, ValueSource}
     printcolumn(name = "Database", type_ = "string", json_path = ".status.database"),
     printcolumn(name = "Schema", type_ = "string", json_path = ".spec.schema", priority = 1),
     printcolumn(name = "Server", type_ = "string", json_path = ".status.serverVersion", priority = 1),
+    printcolumn(name = "Workers", type_ = "integer", json_path = ".status.replicas", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -177,7 +181,8 @@ impl From<&Retention> for crate::log::Retention {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogDelivery {
-    /// Number of workers. They share the EventTriggers; one EventTrigger is delivered by one of them. More than 16 only stand by.
+    /// Number of workers. They share the EventTriggers; one EventTrigger is delivered by one of them, or by as many as it
+    /// has `partitions`. More than 16 only stand by.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 100))]
     pub replicas: i32,
@@ -185,15 +190,53 @@ pub struct LogDelivery {
     /// in: the controller, which owns the log, grants it what delivery takes. Default: `spec.connection`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
-    /// Resources of each worker. Default: requests of 10m CPU and 32Mi memory, limit of 128Mi memory.
+    /// Resources of each worker. Default: requests of 10m CPU and 32Mi memory, limit of 256Mi memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// Where the workers' pods run, and what they are marked with; also of those of an EventTrigger's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<WorkerPod>,
 }
 
 impl Default for LogDelivery {
     fn default() -> Self {
-        Self { replicas: one(), connection: None, resources: None }
+        Self { replicas: one(), connection: None, resources: None, pod: None }
     }
+}
+
+/// What the workers' pods have beside what the controller gives them: fields of a pod, as
+/// <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/> describes them.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.labels) || ['name', 'component', 'instance'].all(key, !('app.kubernetes.io/' + key in self.labels))")
+    .message("labels: app.kubernetes.io/name, component and instance select the workers' pods and cannot be set"))]
+pub struct WorkerPod {
+    /// Labels beside those that select the pods, such as a team, or what a mesh looks for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, such as `sidecar.istio.io/inject: "false"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+    /// Labels of the nodes that they may run on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of nodes that they bear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Nodes, and pods beside which, they run rather or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How they are spread over nodes and zones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// Name of their `PriorityClass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// Secrets of this namespace by which their image, which is the operator's, is pulled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
 }
 
 /// What the controller found and did. Only facts that change slowly.

@@ -23,6 +23,12 @@ use super::{Auth, Delivery, DestinationRef, Format, SecretKeySelector, SecretSou
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.address.url"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -166,6 +172,9 @@ pub struct EventSinkStatus {
 pub struct Address {
     /// The URL to POST to.
     pub url: String,
+    /// Whom to trust there: what `CACerts` of the spec says.
+    #[serde(rename = "CACerts", default, skip_serializing_if = "Option::is_none")]
+    pub ca_certs: Option<String>,
 }
 
 #[cfg(test)]

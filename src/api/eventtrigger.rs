@@ -1,9 +1,12 @@
 //! `EventTrigger`: which changes of which table go where.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
 
 use super::{Delivery, Destination, ReclaimPolicy};
 
@@ -19,12 +22,19 @@ use super::{Delivery, Destination, ReclaimPolicy};
     shortname = "evt",
     category = "eventing",
     category = "all",
+    validation = Rule::new("!has(self.spec.deployment) || self.metadata.name.size() <= 54").message("with spec.deployment, metadata.name must have at most 54 characters: the delivery workers are named after it"),
     doc = "Which changes of which table are sent to which sink.",
+    scale(
+        spec_replicas_path = ".spec.deployment.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Table", type_ = "string", json_path = ".status.table"),
     printcolumn(name = "Sink", type_ = "string", json_path = ".status.sinkUri"),
     printcolumn(name = "Log", type_ = "string", json_path = ".spec.eventLogRef.name", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -53,8 +63,20 @@ pub struct EventTriggerSpec {
     /// has no order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordering: Option<Ordering>,
+    /// How many workers may share this trigger's events: they are divided by hash of their key into so many partitions, each
+    /// delivered by one worker. Default 1. A change takes effect once what was read before is delivered and nothing is parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub partitions: Option<i32>,
+    /// Delivery workers of this trigger's own: a Deployment beside the EventLog's, which then has nothing to do with it. Default:
+    /// the EventLog's workers deliver it, with all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<TriggerDeployment>,
     /// Where the events go.
     pub sink: Destination,
+    /// Attributes that every event gets beside its own. The field is that of Knative's sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ce_overrides: Option<CloudEventOverrides>,
     /// How often and how patiently an event is sent; laid over the EventSink's, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
@@ -64,6 +86,20 @@ pub struct EventTriggerSpec {
     /// What happens to the capture of this trigger's events when this resource is deleted. Default Delete.
     #[serde(default = "delete")]
     pub reclaim_policy: ReclaimPolicy,
+}
+
+/// The Deployment of delivery workers that deliver one EventTrigger, and no other.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TriggerDeployment {
+    /// Number of workers. Default 1; as many as there are `partitions` share the events, more only stand by. With 0, events wait
+    /// in the log.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: i32,
+    /// Resources of each worker. Default: as the EventLog's `delivery.resources`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
 }
 
 /// Names an EventLog of the same namespace.
@@ -172,6 +208,28 @@ pub struct Ordering {
 #[serde(deny_unknown_fields)]
 pub struct NoOrder {}
 
+/// Attributes that every event gets beside its own, in each of CloudEvents' modes; Hasura's format has none.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloudEventOverrides {
+    /// Values by name, such as `{region: eu, team: billing}`. A name has 1 to 20 lower-case letters and digits, and is none that
+    /// an event has already.
+    #[serde(default)]
+    #[schemars(schema_with = "extensions")]
+    #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z0-9]{1,20}$'))").message("a name has 1 to 20 lower-case letters and digits"))]
+    #[x_kube(validation = Rule::new("!self.exists(name, name in ['id', 'source', 'type', 'specversion', 'subject', 'time', 'data', 'database64', 'datacontenttype', 'dataschema', 'sequence', 'partitionkey', 'eventtrigger', 'traceparent'])")
+        .message("an event has that attribute already; choose another name"))]
+    pub extensions: BTreeMap<String, String>,
+}
+
+/// An attribute's value is a header's: it is bounded, and so is their number.
+fn extensions(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = generator.subschema_for::<BTreeMap<String, String>>();
+    schema.insert("maxProperties".to_owned(), 32.into());
+    schema.insert("additionalProperties".to_owned(), json!({"type": "string", "minLength": 1, "maxLength": 1024}));
+    schema
+}
+
 /// What an event shows of who made the change. `role`, `applicationName` and `settings` become the event's `actor`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -218,9 +276,28 @@ pub struct EventTriggerStatus {
     /// Where events go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink_uri: Option<String>,
+    /// The types and the source that events of this EventTrigger have, for who routes by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ce_attributes: Vec<CloudEventAttributes>,
     /// Names of the SQL triggers on the table; shared by all EventTriggers of the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sql_triggers: Vec<String>,
+    /// Delivery workers of its own that exist, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+    /// Selector of their pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+}
+
+/// What every event of a kind has in common.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct CloudEventAttributes {
+    /// Attribute `type`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Attribute `source`.
+    pub source: String,
 }
 
 /// `insert:` with nothing after it reads like `insert: {}`, and means it.
@@ -230,6 +307,10 @@ fn named<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer:
 
 fn public() -> String {
     "public".to_owned()
+}
+
+fn one() -> i32 {
+    1
 }
 
 fn delete() -> ReclaimPolicy {

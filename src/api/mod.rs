@@ -23,12 +23,12 @@ mod value;
 pub use destination::{Destination, DestinationRef, Port};
 pub use duration::Duration;
 pub use eventlog::{
-    Connection, EventLog, EventLogSpec, EventLogStatus, LogDelivery, Retention, TablePattern, Tls, TlsMode,
+    Connection, EventLog, EventLogSpec, EventLogStatus, LogDelivery, Retention, TablePattern, Tls, TlsMode, WorkerPod,
 };
 pub use eventsink::{Address, EventSink, EventSinkSpec, EventSinkStatus, Header, Limits, StatusCodes};
 pub use eventtrigger::{
-    Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec, EventTriggerStatus, Insert, NoOrder,
-    Operations, Ordering, TableRef, Truncate, Update,
+    CloudEventAttributes, CloudEventOverrides, Columns, Context, Delete, EventLogRef, EventTrigger, EventTriggerSpec,
+    EventTriggerStatus, Insert, NoOrder, Operations, Ordering, TableRef, TriggerDeployment, Truncate, Update,
 };
 pub use format::{Batch, CloudEvents, CloudEventsMode, Format, Hasura};
 pub use schema::crds;

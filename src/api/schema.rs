@@ -15,6 +15,7 @@ const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[n
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut crds = vec![EventLog::crd(), EventSink::crd(), EventTrigger::crd()];
     for crd in &mut crds {
+        be_a_duck(crd);
         let versions = crd.spec.versions.iter_mut();
         for schema in versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut()) {
             refuse_null(schema);
@@ -25,6 +26,23 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         }
     }
     crds
+}
+
+/// By these labels Knative finds kinds that events come from, and kinds that they can be sent to
+/// (<https://github.com/knative/eventing/blob/main/docs/spec/sources.md>).
+fn be_a_duck(crd: &mut CustomResourceDefinition) {
+    let duck = match crd.spec.names.kind.as_str() {
+        "EventTrigger" => "duck.knative.dev/source",
+        "EventSink" => "duck.knative.dev/addressable",
+        _ => return,
+    };
+    crd.metadata.labels.get_or_insert_default().insert(duck.to_owned(), "true".to_owned());
+    if duck.ends_with("source") {
+        let types = ["insert", "update", "delete", "truncate"];
+        let types = types.map(|operation| serde_json::json!({"type": format!("dev.eventtrigger.row.{operation}")}));
+        let annotations = crd.metadata.annotations.get_or_insert_default();
+        annotations.insert("registry.knative.dev/eventTypes".to_owned(), serde_json::json!(types).to_string());
+    }
 }
 
 /// Makes a resource that no controller has seen yet read as in progress: kstatus takes a missing status for done.

@@ -20,10 +20,12 @@ pub enum Compare {
 }
 
 impl Compare {
-    /// Of a type, by its oid, which never changes for built-in types (`pg_type.dat`). Not `numeric`, `interval` or floats:
-    /// 1.0 equals 1.00, 24 hours one day and -0 zero.
-    pub fn of(type_oid: u32) -> Self {
+    /// Of a type, by its oid, which never changes for built-in types (`pg_type.dat`), and its modifier (`atttypmod`, -1 for
+    /// none). Not `interval` or floats: 24 hours equal one day and -0 zero; nor a `numeric` without a scale: 1.0 equals 1.00.
+    pub fn of(type_oid: u32, modifier: i32) -> Self {
         match type_oid {
+            // numeric(p, s), whose values all have s digits after the point
+            1700 if modifier >= 0 => Self::Equal,
             // bool, bytea, "char", int8, int2, int4, oid, date, time, timestamp, timestamptz, uuid
             16..=18 | 20 | 21 | 23 | 26 | 1082 | 1083 | 1114 | 1184 | 2950 => Self::Equal,
             // text, varchar
@@ -138,10 +140,12 @@ mod tests {
         let (a, b, c) = (Ident::new("a"), Ident::new("b"), Ident::new("c"));
         // numeric, json and a type of somebody's own
         for oid in [1700, 114, 16400] {
-            assert_eq!(Compare::of(oid), Compare::Image);
+            assert_eq!(Compare::of(oid, -1), Compare::Image);
         }
+        // numeric(12, 2)
+        assert_eq!(Compare::of(1700, 786_438), Compare::Equal);
         assert_eq!(
-            any_of(&[(&a, Compare::Image), (&b, Compare::of(23)), (&c, Compare::Image)], |_| false),
+            any_of(&[(&a, Compare::Image), (&b, Compare::of(23, -1)), (&c, Compare::Image)], |_| false),
             "(NEW.\"b\" OPERATOR(pg_catalog.=) OLD.\"b\") IS NOT TRUE AND (NEW.\"b\" IS NOT NULL OR OLD.\"b\" IS NOT NULL) \
              OR pg_catalog.record_image_ne(ROW(NEW.\"a\", NEW.\"c\"), ROW(OLD.\"a\", OLD.\"c\"))"
         );

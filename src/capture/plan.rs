@@ -229,7 +229,11 @@ pub(super) mod tests {
             oid: 16390,
             kind: Kind::Table,
             columns: [("id", 23), ("status", 25), ("total", 1700), ("card", 25)]
-                .map(|(name, oid)| Column { name: Ident::new(name), size: Size::Limited, compare: Compare::of(oid) })
+                .map(|(name, oid)| Column {
+                    name: Ident::new(name),
+                    size: Size::Limited,
+                    compare: Compare::of(oid, -1),
+                })
                 .into(),
             key: vec![Ident::new("id")],
             in_hierarchy: false,
@@ -248,6 +252,8 @@ pub(super) mod tests {
             context: Context::default(),
             replicated: false,
             ordering: crate::log::definition::Ordering::default(),
+            partitions: 1,
+            own_workers: None,
             sink: None,
             policy: Policy::default(),
             dead_letter_sink: None,

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{error::explain, pokes::Pokes};
+use super::{error::explain, metrics::Metrics, pokes::Pokes};
 use crate::{
     log::{
         Admin, AdminError, AdoptError, CaptureState, ConnectConfig, Hindrance, Holding, Owner, Retention, ServerFacts,
@@ -32,6 +32,7 @@ pub(super) struct Admins {
     open: Mutex<HashMap<String, Entry>>,
     drift: Drift,
     pokes: Pokes,
+    metrics: Metrics,
 }
 
 /// What of a trigger's capture was found changed and is not repaired yet, for its Event.
@@ -89,8 +90,8 @@ pub(super) enum Age {
 }
 
 impl Admins {
-    pub(super) fn new(pokes: Pokes) -> Self {
-        Self { open: Mutex::default(), drift: Arc::default(), pokes }
+    pub(super) fn new(pokes: Pokes, metrics: Metrics) -> Self {
+        Self { open: Mutex::default(), drift: Arc::default(), pokes, metrics }
     }
 
     /// The log's connection; a new one if there is none, if it broke, or if the way to the database changed.
@@ -128,6 +129,7 @@ impl Admins {
             holding: Arc::clone(&holding),
             hindrances: hindrances.clone(),
             pokes: self.pokes.clone(),
+            metrics: self.metrics.clone(),
         };
         let entry = Entry {
             admin: admin.clone(),
@@ -180,6 +182,13 @@ struct Watch {
     holding: Arc<Mutex<Option<Holding>>>,
     hindrances: Arc<Mutex<Hindrances>>,
     pokes: Pokes,
+    metrics: Metrics,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.metrics.forget_log(&self.log);
+    }
 }
 
 impl Watch {
@@ -238,6 +247,9 @@ impl Watch {
         let retention = lock(&self.retention).clone();
         match timeout(ANSWER, admin.tend(&retention)).await {
             Ok(Ok(now)) => {
+                self.metrics.log(&self.log, &now);
+                // What changes all the time is no reason to look at the EventLog.
+                let now = Holding { bytes: 0, held_open: None, ..now };
                 let before = lock(&self.holding).replace(now.clone());
                 if before != Some(now) {
                     self.pokes.log(&self.log);

@@ -1,6 +1,8 @@
 //! Objects that resources name, read from the API server each time: a copy kept by a watch may be older than the change
 //! that asked for the look.
 
+use std::sync::Arc;
+
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{Secret, Service},
@@ -8,17 +10,24 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, api::DynamicObject, core::GroupVersionKind, discovery, error::DiscoveryError};
 use serde::de::DeserializeOwned;
 
-use super::error::is_not_found;
+use super::{error::is_not_found, scope::Scope};
 use crate::{
     api::{EventLog, EventSink},
     resolve::{LookupError, Objects},
 };
 
-/// The cluster as a place to look up objects.
+/// The cluster as a place to look up objects, or as much of it as this controller looks after.
 #[derive(Clone)]
-pub(super) struct Cluster(pub(super) Client);
+pub(super) struct Cluster {
+    client: Client,
+    scopes: Arc<[Scope]>,
+}
 
 impl Cluster {
+    pub(super) fn new(client: Client, scopes: &[Scope]) -> Self {
+        Self { client, scopes: scopes.into() }
+    }
+
     async fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, LookupError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
@@ -26,7 +35,7 @@ impl Cluster {
         if !all_are_names([namespace, name]) {
             return Ok(None);
         }
-        let api = Api::<K>::namespaced(self.0.clone(), namespace);
+        let api = Api::<K>::namespaced(self.client.clone(), namespace);
         api.get_opt(name).await.map_err(|error| failed(&K::kind(&()), namespace, name, error))
     }
 }
@@ -46,6 +55,10 @@ fn failed(kind: &str, namespace: &str, name: &str, error: kube::Error) -> Lookup
 }
 
 impl Objects for Cluster {
+    fn reaches(&self, namespace: &str) -> bool {
+        self.scopes.iter().any(|scope| scope.holds(namespace))
+    }
+
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, LookupError> {
         self.get(namespace, name).await
     }
@@ -80,13 +93,13 @@ impl Objects for Cluster {
             return Ok(None);
         }
         // Asked each time: the kind may have come, or changed its plural, since the last.
-        let resource = match discovery::pinned_kind(&self.0, &GroupVersionKind::gvk(group, version, kind)).await {
+        let resource = match discovery::pinned_kind(&self.client, &GroupVersionKind::gvk(group, version, kind)).await {
             Ok((resource, _)) => resource,
             Err(kube::Error::Discovery(DiscoveryError::MissingKind(_))) => return Ok(None),
             Err(error) if is_not_found(&error) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.0.clone(), namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let url = |object: DynamicObject| {
             object.data.pointer("/status/address/url").and_then(|url| url.as_str()).map(str::to_owned)
         };

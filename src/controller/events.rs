@@ -49,7 +49,10 @@ pub(super) fn readiness(before: &[Condition], after: &[Condition]) -> Option<(Ev
     }
     let warns = after.status == "False" || is_partial(&after.reason);
     let kind = if warns { EventType::Warning } else { EventType::Normal };
-    Some((kind, after.reason, after.message))
+    // Of an EventLog that is ready `RetentionMet` may be false.
+    let well = || "all that it needs is there".to_owned();
+    let note = Some(after.message).filter(|message| !message.is_empty()).unwrap_or_else(well);
+    Some((kind, after.reason, note))
 }
 
 /// Publishes Events as one reporter.
@@ -89,8 +92,7 @@ impl Events {
     async fn send(&self, object: &impl Resource<DynamicType = ()>, type_: EventType, reason: String, note: String) {
         // A recorder each time: it keeps what it sent by everything but the note, and would send the old note again.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        let note = Some(note).filter(|note| !note.is_empty()).map(bounded);
-        let event = Event { type_, reason, note, action: "Reconcile".into(), secondary: None };
+        let event = Event { type_, reason, note: Some(bounded(note)), action: "Reconcile".into(), secondary: None };
         if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {
             // In a namespace that is being deleted nothing can be made any more.
             match error {
@@ -131,7 +133,8 @@ mod tests {
         assert_eq!(readiness(&missing, &ready(Verdict::no("SecretNotFound", "b"))), None);
         let (kind, reason, note) = readiness(&missing, &ready(Verdict::no("SinkNotFound", "c"))).unwrap();
         assert_eq!((kind, reason.as_str(), note.as_str()), (EventType::Warning, "SinkNotFound", "c"));
-        assert_eq!(readiness(&missing, &ready(Verdict::yes("Ready", ""))).unwrap().0, EventType::Normal);
+        let (kind, _, note) = readiness(&missing, &ready(Verdict::yes("Ready", ""))).unwrap();
+        assert_eq!((kind, note.as_str()), (EventType::Normal, "all that it needs is there"));
         assert_eq!(readiness(&missing, &ready(Verdict::yes("DeadLetters", ""))).unwrap().0, EventType::Warning);
         assert_eq!(readiness(&[], &ready(Verdict::no("WorkersStarting", ""))), None);
     }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::{events::News, status::Progress, trouble::Trouble};
+use super::{context::name_of, events::News, status::Progress, trouble::Trouble};
 
 /// Set to `true`, it lets a resource go at once, whatever is left in the database.
 const ABANDON: &str = "eventtrigger.dev/abandon";
+/// Reason of the Event that tells of it.
+const ABANDONED: &str = "Abandoned";
 /// How long a deletion waits for a database that is away.
 const AWAY: Duration = Duration::from_mins(10);
 /// How long it waits where only a person could help: a Secret or a database that is gone is not expected back, above all
@@ -48,7 +50,15 @@ pub(super) fn judge(object: &impl Resource, outcome: Result<News, Trouble>, now:
 
 /// What is told of a resource whose SQL could not be seen to.
 pub(super) fn abandoned(why: &str) -> News {
-    News::warning("Abandoned", format!("{why}; its SQL objects, if the database is still there, were left in place"))
+    News::warning(ABANDONED, format!("{why}; its SQL objects, if the database is still there, were left in place"))
+}
+
+/// Logs a farewell after which something is left in the database: its Event goes with the namespace, in which there may be
+/// none at all any more.
+pub(super) fn record<K: Resource<DynamicType = ()>>(object: &K, news: &News) {
+    if news.reason == ABANDONED {
+        tracing::warn!(kind = %K::kind(&()), name = %name_of(object), note = news.note, "let go without the database");
+    }
 }
 
 /// What is told of a resource that still waits.

@@ -22,6 +22,7 @@ use super::{
     context::{Stores, log_of, name_of, pick},
     log::build::MANAGED,
     pokes::Pokes,
+    scope::Scope,
 };
 use crate::{
     api::{Connection, Delivery, DestinationRef, EventLog, EventSink, EventTrigger, ValueSource},
@@ -46,23 +47,34 @@ struct Concerned {
     triggers: Vec<ObjectName>,
 }
 
-/// Watches for as long as it is polled.
-pub(super) async fn watch(client: Client, stores: Stores, pokes: Pokes) {
+/// Watches one scope for as long as it is polled.
+pub(super) async fn watch(client: Client, scope: Scope, stores: Stores, pokes: Pokes) {
     let all = watcher::Config::default;
+    let told = Told { stores: &stores, pokes: &pokes };
     tokio::join!(
-        follow::<Secret>(&client, all(), Changed::Secret, &stores, &pokes),
-        follow::<Service>(&client, all(), Changed::Service, &stores, &pokes),
-        follow::<EventSink>(&client, all(), Changed::Sink, &stores, &pokes),
-        follow::<EventLog>(&client, all(), Changed::Log, &stores, &pokes),
-        follow::<Deployment>(&client, all().labels(MANAGED), Changed::Deployment, &stores, &pokes),
+        follow(scope.api::<PartialObjectMeta<Secret>>(&client), all(), Changed::Secret, told),
+        follow(scope.api::<PartialObjectMeta<Service>>(&client), all(), Changed::Service, told),
+        follow(scope.api::<PartialObjectMeta<EventSink>>(&client), all(), Changed::Sink, told),
+        follow(scope.api::<PartialObjectMeta<EventLog>>(&client), all(), Changed::Log, told),
+        follow(scope.api::<PartialObjectMeta<Deployment>>(&client), all().labels(MANAGED), Changed::Deployment, told),
     );
 }
 
-async fn follow<K>(client: &Client, config: watcher::Config, kind: Changed, stores: &Stores, pokes: &Pokes)
-where
+/// Whom a change may concern, of all scopes: an EventTrigger may use an EventSink of another.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    stores: &'a Stores,
+    pokes: &'a Pokes,
+}
+
+async fn follow<K>(
+    api: Api<PartialObjectMeta<K>>,
+    config: watcher::Config,
+    kind: Changed,
+    Told { stores, pokes }: Told<'_>,
+) where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    let api = Api::<PartialObjectMeta<K>>::all(client.clone());
     let changes = watcher(api, config).default_backoff();
     pin_mut!(changes);
     while let Some(change) = changes.next().await {
@@ -104,9 +116,9 @@ fn everyone(stores: &Stores) -> Concerned {
 fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
     let changed =
         ObjectName::new(object.namespace.clone().unwrap_or_default(), object.name.clone().unwrap_or_default());
-    let owners = || {
-        let owners = object.owner_references.iter().flatten().filter(|owner| owner.kind == EventLog::kind(&()));
-        owners.map(|owner| ObjectName::new(&changed.namespace, &owner.name))
+    let owners = |kind: &str| -> Vec<ObjectName> {
+        let owners = object.owner_references.iter().flatten().filter(|owner| owner.kind == kind);
+        owners.map(|owner| ObjectName::new(&changed.namespace, &owner.name)).collect()
     };
     let sinks = |uses: &dyn Fn(&EventSink) -> bool| pick(&stores.sinks, |sink| uses(sink).then(|| name_of(sink)));
     let triggers = |uses: &dyn Fn(&EventTrigger) -> bool| {
@@ -134,8 +146,12 @@ fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
                 let here = log.namespace().as_deref() == Some(&changed.namespace);
                 (here && connects(log, &changed.name)).then(|| name_of(log))
             });
-            logs.extend(owners());
-            Concerned { logs, triggers: triggers(&|one| sends_to(&sinks, one)), sinks }
+            let owners = owners(&EventLog::kind(&()));
+            // Workers of their own are started with the log's Secret.
+            let mounts = |one: &EventTrigger| one.spec.deployment.is_some() && owners.contains(&log_of(one));
+            let triggers = triggers(&|one| sends_to(&sinks, one) || mounts(one));
+            logs.extend(owners);
+            Concerned { logs, sinks, triggers }
         }
         Changed::Service => {
             let sinks = or_through(sinks(&|sink| {
@@ -156,7 +172,10 @@ fn concerned(kind: Changed, object: &ObjectMeta, stores: &Stores) -> Concerned {
             Concerned { sinks, triggers, ..Concerned::default() }
         }
         Changed::Log => Concerned { triggers: triggers(&|trigger| log_of(trigger) == changed), ..Concerned::default() },
-        Changed::Deployment => Concerned { logs: owners().collect(), ..Concerned::default() },
+        Changed::Deployment => {
+            let (logs, triggers) = (owners(&EventLog::kind(&())), owners(&EventTrigger::kind(&())));
+            Concerned { logs, triggers, ..Concerned::default() }
+        }
     }
 }
 
@@ -201,6 +220,7 @@ fn comes_from(connection: &Connection, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
     use kube::runtime::reflector::{Store, store::Writer};
     use rstest::rstest;
     use serde::de::DeserializeOwned;
@@ -208,7 +228,7 @@ mod tests {
     use super::*;
     use crate::{controller::context::Watched, resolve::testing::parse};
 
-    fn store<K>(spec: &[&str]) -> Store<Watched<K>>
+    fn store<K>(spec: &[&str]) -> Vec<Store<Watched<K>>>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
     {
@@ -216,7 +236,7 @@ mod tests {
         for spec in spec {
             writer.apply_watcher_event(&watcher::Event::Apply(parse(spec)));
         }
-        writer.as_reader()
+        vec![writer.as_reader()]
     }
 
     fn stores() -> Stores {
@@ -231,6 +251,7 @@ mod tests {
             triggers: store(&[
                 r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: paid, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {ref: {kind: EventSink, name: pay, namespace: bank}}}}",
                 r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: sent, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {ref: {kind: Service, name: mail}}, delivery: {deadLetterSink: {ref: {kind: Service, name: morgue}}}}}",
+                r"{apiVersion: eventtrigger.dev/v1alpha1, kind: EventTrigger, metadata: {name: loud, namespace: shop}, spec: {eventLogRef: {name: shop}, table: {name: orders}, on: {insert: {}}, sink: {uri: 'http://a/'}, deployment: {}}}",
             ]),
         }
     }
@@ -251,7 +272,7 @@ mod tests {
     #[case::dead_letters(Changed::Service, "shop/morgue", "", "", "shop/sent")]
     #[case::dead_letters(Changed::Sink, "bank/morgue", "", "bank/pay", "shop/paid")]
     #[case::dead_letters(Changed::Secret, "bank/cold", "", "bank/morgue bank/pay", "shop/paid")]
-    #[case(Changed::Log, "shop/shop", "", "", "shop/paid shop/sent")]
+    #[case(Changed::Log, "shop/shop", "", "", "shop/loud shop/paid shop/sent")]
     fn a_change_concerns_those_who_name_the_object(
         #[case] kind: Changed,
         #[case] object: &str,
@@ -259,11 +280,41 @@ mod tests {
         #[case] sinks: &str,
         #[case] triggers: &str,
     ) {
+        assert_eq!(
+            found(kind, object, None),
+            Concerned { logs: names(logs), sinks: names(sinks), triggers: names(triggers) }
+        );
+    }
+
+    #[rstest]
+    #[case::the_logs_workers(Changed::Deployment, "shop/shop-delivery", "EventLog shop", "shop/shop", "")]
+    #[case::its_own_workers(Changed::Deployment, "shop/paid-workers", "EventTrigger paid", "", "shop/paid")]
+    #[case::what_all_workers_mount(Changed::Secret, "shop/shop-delivery", "EventLog shop", "shop/shop", "shop/loud")]
+    #[case::somebody_elses(Changed::Deployment, "shop/other", "Shop shop", "", "")]
+    fn a_child_concerns_its_owner_and_those_that_are_made_of_it(
+        #[case] kind: Changed,
+        #[case] object: &str,
+        #[case] owner: &str,
+        #[case] logs: &str,
+        #[case] triggers: &str,
+    ) {
+        let expected = Concerned { logs: names(logs), triggers: names(triggers), sinks: Vec::new() };
+        assert_eq!(found(kind, object, owner.split_once(' ')), expected);
+    }
+
+    fn found(kind: Changed, object: &str, owner: Option<(&str, &str)>) -> Concerned {
         let ObjectName { namespace, name } = names(object).remove(0);
-        let meta = ObjectMeta { namespace: Some(namespace), name: Some(name), ..ObjectMeta::default() };
+        let owner = owner.map(|(kind, name)| {
+            vec![OwnerReference { kind: kind.to_owned(), name: name.to_owned(), ..OwnerReference::default() }]
+        });
+        let meta = ObjectMeta {
+            namespace: Some(namespace),
+            name: Some(name),
+            owner_references: owner,
+            ..ObjectMeta::default()
+        };
         let mut found = concerned(kind, &meta, &stores());
         found.triggers.sort();
-        let expected = Concerned { logs: names(logs), sinks: names(sinks), triggers: names(triggers) };
-        assert_eq!(found, expected);
+        found
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::delivery::AddressOptions;
+use crate::delivery::{AddressOptions, TraceOptions};
 
 /// Options of `eventtrigger controller`.
 #[derive(Clone, Debug, clap::Args)]
@@ -11,7 +11,16 @@ pub struct Options {
     #[arg(long, env = "EVENTTRIGGER_DELIVERY_IMAGE")]
     pub delivery_image: Option<String>,
 
-    /// Namespace of the Lease by which replicas agree on who works.
+    /// Namespaces to look after, and no others: rights in each of them are enough then. Default: the whole cluster. May be
+    /// repeated.
+    #[arg(long, env = "EVENTTRIGGER_WATCH_NAMESPACES", value_name = "NAMESPACE", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+
+    /// Name of the Lease by which replicas agree on who works. Controllers of different namespaces need different ones.
+    #[arg(long, env = "EVENTTRIGGER_LEASE_NAME", default_value = "eventtrigger-controller")]
+    pub lease_name: String,
+
+    /// Namespace of that Lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub lease_namespace: String,
 
@@ -26,4 +35,8 @@ pub struct Options {
     /// Where delivery workers may send events: a policy for the whole cluster.
     #[command(flatten)]
     pub addresses: AddressOptions,
+
+    /// Where delivery workers trace attempts.
+    #[command(flatten)]
+    pub traces: TraceOptions,
 }

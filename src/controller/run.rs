@@ -1,18 +1,23 @@
 //! The loop that every kind shares.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Resource, ResourceExt,
+    core::object::HasStatus,
     runtime::{
         Controller,
         controller::{Action, Config, Error as RunError},
         reflector::ObjectRef,
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,7 +33,14 @@ pub(super) const LONGEST: Duration = Duration::from_mins(5);
 
 /// A kind that this controller looks after.
 pub(super) trait Kind:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + HasStatus<Status: Serialize>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
 {
     /// Brings one object and its status to what its spec says.
     fn reconcile(object: Arc<Self>, ctx: Arc<Context>) -> impl Future<Output = Result<Next, Error>> + Send;
@@ -69,7 +81,10 @@ async fn reconcile<K: Kind>(object: Arc<Watched<K>>, ctx: Arc<Context>) -> Resul
             return Ok(Action::await_change());
         }
     };
-    let next = K::reconcile(object, ctx.clone()).await?;
+    let began = Instant::now();
+    let reconciled = K::reconcile(object, ctx.clone()).await;
+    ctx.metrics.took(&K::kind(&()), began.elapsed());
+    let next = reconciled?;
     if !matches!(next, Next::Backoff(_)) {
         ctx.backoffs.settled(&uid);
     }

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    cluster::Cluster,
     context::Context,
     error::Error,
     run::{Kind, LONGEST},
@@ -28,36 +27,36 @@ impl Kind for EventSink {
         if sink.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Settled);
         }
-        let url = match resolve::event_sink(&sink, &Cluster(ctx.client.clone())).await {
+        let url = match resolve::event_sink(&sink, &ctx.cluster).await {
             Ok(Ok(target)) => Ok(target.sink.url),
             Ok(Err(problem)) => Err(Trouble::stalled(problem)),
             Err(error) => Err(Error::from(error).into()),
         };
         let old = sink.status.as_ref();
-        let new = status(old, &url, sink.metadata.generation.unwrap_or_default(), status::now());
-        if status::write(&ctx.client, &*sink, old, &new).await? {
+        let address = url.map(|url| Address { url, ca_certs: sink.spec.ca_certs.clone() });
+        let new = status(old, &address, sink.metadata.generation.unwrap_or_default(), status::now());
+        if status::write(&ctx.client, &ctx.own, &*sink, &new).await? {
             let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
             ctx.events.readiness(&*sink, before, &new.conditions).await;
         }
         let itself = Destination { reference: sink.spec.reference.clone(), uri: None };
-        Ok(next(url.as_ref().err(), &itself, sink.spec.delivery.as_ref()))
+        Ok(next(address.as_ref().err(), &itself, sink.spec.delivery.as_ref()))
     }
 }
 
 fn status(
     old: Option<&EventSinkStatus>,
-    url: &Result<String, Trouble>,
+    address: &Result<Address, Trouble>,
     generation: i64,
     now: Timestamp,
 ) -> EventSinkStatus {
-    let (resolved, ready, progress) = match url {
+    let (resolved, ready, progress) = match address {
         Ok(_) => (Verdict::yes("Resolved", ""), Verdict::yes("Ready", ""), Progress::Done),
         Err(trouble) => (trouble.verdict(), trouble.verdict(), trouble.progress),
     };
     let mut conditions = old.map(|old| old.conditions.clone()).unwrap_or_default();
     conclude(&mut conditions, [(SINK_RESOLVED, resolved)], ready, progress, generation, now);
-    let address = url.as_ref().ok().map(|url| Address { url: url.clone() });
-    EventSinkStatus { observed_generation: generation, conditions, address }
+    EventSinkStatus { observed_generation: generation, conditions, address: address.as_ref().ok().cloned() }
 }
 
 /// When a sink at `destination`, with that of its dead letters, is resolved again.
@@ -110,10 +109,13 @@ mod tests {
         );
         assert_eq!(stalled.address, None);
         let later = Timestamp::from_second(60).unwrap();
-        let ready = status(Some(&stalled), &Ok("http://a/".to_owned()), 1, later);
+        let address = Address { url: "http://a/".to_owned(), ca_certs: Some("PEM".to_owned()) };
+        let ready = status(Some(&stalled), &Ok(address.clone()), 1, later);
         assert_eq!(kinds(&ready), [(SINK_RESOLVED, "True", "Resolved"), (READY, "True", "Ready")]);
-        assert_eq!(ready.address, Some(Address { url: "http://a/".to_owned() }));
-        assert_eq!(status(Some(&ready), &Ok("http://a/".to_owned()), 1, Timestamp::MAX), ready);
+        // As Knative's Addressable has it.
+        let told = serde_json::to_value(&ready.address).unwrap();
+        assert_eq!(told, serde_json::json!({"url": "http://a/", "CACerts": "PEM"}));
+        assert_eq!(status(Some(&ready), &Ok(address), 1, Timestamp::MAX), ready);
     }
 
     #[test]

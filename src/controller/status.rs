@@ -5,11 +5,15 @@ use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Con
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
+    core::object::HasStatus,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::error::{Error, failed, is_not_found};
+use super::{
+    error::{Error, failed, is_not_found},
+    own::Own,
+};
 use crate::api::condition::{READY, RECONCILING, STALLED, Verdict, clear, set};
 
 /// Field manager of everything that the controller applies.
@@ -53,15 +57,33 @@ pub(super) fn conclude(
     set(conditions, READY, ready, generation, now);
 }
 
-/// Applies `new` unless it is what `old` says already. Whether there was something to write.
-pub(super) async fn write<K, S>(client: &Client, object: &K, old: Option<&S>, new: &S) -> Result<bool, Error>
+/// Applies `new` unless it is what the object says already. Whether there was something to write.
+///
+/// The object may be older than what was written last: then what it says proves nothing.
+pub(super) async fn write<K, S>(client: &Client, own: &Own, object: &K, new: &S) -> Result<bool, Error>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + HasStatus<Status = S>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
     S: Serialize + PartialEq,
 {
-    if old == Some(new) {
+    let uid = object.uid().unwrap_or_default();
+    if !own.differs(&uid, new) && object.status() == Some(new) {
         return Ok(false);
     }
+    let written = apply(client, object, new).await;
+    if written.is_err() {
+        own.forget(&uid);
+    }
+    written
+}
+
+async fn apply<K>(client: &Client, object: &K, new: &impl Serialize) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let api = Api::<K>::namespaced(client.clone(), &namespace);
     let body = json!({
@@ -98,8 +120,10 @@ mod tests {
     async fn an_equal_status_asks_nothing_of_the_api_server() {
         let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
         let (client, sink) = (Client::new(service, "default"), sink());
-        let old = sink.status.as_ref();
-        assert!(!write(&client, &sink, old, old.unwrap()).await.unwrap());
+        let own = Own::default();
+        for _ in 0..2 {
+            assert!(!write(&client, &own, &sink, sink.status.as_ref().unwrap()).await.unwrap());
+        }
         drop(client);
         assert!(server.next_request().await.is_none());
     }
@@ -116,12 +140,29 @@ mod tests {
             (parts, body.collect_bytes().await.unwrap())
         });
         let new = EventSinkStatus { observed_generation: 2, ..EventSinkStatus::default() };
-        assert!(!write(&client, &sink, sink.status.as_ref(), &new).await.unwrap());
+        assert!(!write(&client, &Own::default(), &sink, &new).await.unwrap());
         let (parts, body) = answer.await.unwrap();
         assert_eq!(parts.method, Method::PATCH);
         assert_eq!(parts.uri.path(), "/apis/eventtrigger.dev/v1alpha1/namespaces/bank/eventsinks/pay/status");
         assert_eq!(parts.headers["content-type"], "application/apply-patch+yaml");
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["status"], json!({"observedGeneration": 2, "conditions": []}));
+    }
+
+    #[tokio::test]
+    async fn a_status_that_was_taken_back_is_written_though_the_watch_does_not_know_of_it_yet() {
+        let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
+        let (client, own, sink) = (Client::new(service, "default"), Own::default(), sink());
+        let answer = tokio::spawn(async move {
+            for _ in 0..2 {
+                let (_, send) = server.next_request().await.unwrap();
+                send.send_response(Response::new(Body::from(serde_json::to_vec(&self::sink()).unwrap())));
+            }
+        });
+        let new = EventSinkStatus { observed_generation: 2, ..EventSinkStatus::default() };
+        assert!(write(&client, &own, &sink, &new).await.unwrap());
+        // `sink` is what the watch still has: it says already what is to be said, but it is not what stands there.
+        assert!(write(&client, &own, &sink, sink.status.as_ref().unwrap()).await.unwrap());
+        answer.await.unwrap();
     }
 }

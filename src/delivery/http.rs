@@ -33,6 +33,7 @@ use tower_service::Service;
 
 use super::{
     addresses::{Addresses, Refused},
+    fence::{Fence, Fenced},
     tls,
 };
 
@@ -56,6 +57,7 @@ pub(super) type Client = legacy::Client<HttpsConnector<Guarded>, Full<Bytes>>;
 pub(super) struct Http {
     common: Client,
     addresses: Arc<Addresses>,
+    fence: Fence,
 }
 
 impl fmt::Debug for Http {
@@ -83,8 +85,8 @@ pub(super) enum Silence {
 
 impl Http {
     pub(super) fn new(addresses: Addresses) -> Self {
-        let addresses = Arc::new(addresses);
-        Self { common: client(tls::anonymous(tls::public()), addresses.clone()), addresses }
+        let (addresses, fence) = (Arc::new(addresses), Fence::new());
+        Self { common: client(tls::anonymous(tls::public()), addresses.clone(), fence.clone()), addresses, fence }
     }
 
     /// Of sinks without TLS settings of their own.
@@ -94,7 +96,12 @@ impl Http {
 
     /// Another client, under the same rules.
     pub(super) fn with(&self, tls: ClientConfig) -> Client {
-        client(tls, self.addresses.clone())
+        client(tls, self.addresses.clone(), self.fence.clone())
+    }
+
+    /// What all its connections stand behind.
+    pub(super) fn fence(&self) -> &Fence {
+        &self.fence
     }
 }
 
@@ -123,7 +130,7 @@ pub(super) async fn exchange(
     Ok(Answer { status: head.status, headers: head.headers, body })
 }
 
-fn client(tls: ClientConfig, addresses: Arc<Addresses>) -> Client {
+fn client(tls: ClientConfig, addresses: Arc<Addresses>, fence: Fence) -> Client {
     let resolver = Resolver { system: GaiResolver::new(), addresses: addresses.clone() };
     let mut tcp = HttpConnector::new_with_resolver(resolver);
     // TLS goes over it, too.
@@ -135,7 +142,7 @@ fn client(tls: ClientConfig, addresses: Arc<Addresses>) -> Client {
         .https_or_http()
         .enable_http1()
         .enable_http2()
-        .wrap_connector(Guarded { tcp, addresses });
+        .wrap_connector(Guarded { tcp, addresses, fence });
     legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -154,10 +161,11 @@ fn client(tls: ClientConfig, addresses: Arc<Addresses>) -> Client {
 pub(super) struct Guarded {
     tcp: HttpConnector<Resolver>,
     addresses: Arc<Addresses>,
+    fence: Fence,
 }
 
 impl Service<Uri> for Guarded {
-    type Response = <HttpConnector<Resolver> as Service<Uri>>::Response;
+    type Response = Fenced<<HttpConnector<Resolver> as Service<Uri>>::Response>;
     type Error = Failure;
     type Future = BoxFuture<'static, Result<Self::Response, Failure>>;
 
@@ -171,8 +179,8 @@ impl Service<Uri> for Guarded {
         if let Some(Err(refused)) = written.map(|address| self.addresses.check(address)) {
             return std::future::ready(Err(refused.into())).boxed();
         }
-        let connecting = self.tcp.call(to);
-        async move { Ok(connecting.await?) }.boxed()
+        let (connecting, fence) = (self.tcp.call(to), self.fence.clone());
+        async move { Ok(Fenced::new(connecting.await?, fence)) }.boxed()
     }
 }
 
@@ -271,6 +279,23 @@ mod tests {
             panic!("somebody answered")
         };
         assert!(why.starts_with("no connection: ") && why.contains("refused") && !why.contains("s3cret"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_out_once_the_leases_are_over_not_even_by_a_connection_that_is_there() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let app = axum::Router::new().fallback(|| std::future::ready(StatusCode::NO_CONTENT));
+        let server = tokio::spawn(async { axum::serve(listener, app).await });
+        let http = http(Place::Local);
+        http.fence().open_until(Instant::now() + Duration::from_mins(1));
+        assert_eq!(post(&http, &url).await.unwrap().status, StatusCode::NO_CONTENT);
+        http.fence().open_until(Instant::now());
+        let Err(Silence::Connection(why)) = post(&http, &url).await else { panic!("it was sent") };
+        assert!(why.contains("leases are over"), "{why}");
+        http.fence().open_until(Instant::now() + Duration::from_mins(1));
+        assert_eq!(post(&http, &url).await.unwrap().status, StatusCode::NO_CONTENT);
+        server.abort();
     }
 
     #[test]

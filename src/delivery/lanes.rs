@@ -12,6 +12,9 @@ use std::{
 /// Names an event in here; ascending in order of admission.
 pub(super) type Ticket = u64;
 
+/// Of tickets and of what is a hash already. It has a random seed, too.
+pub(super) type FastHash = foldhash::fast::RandomState;
+
 /// What is waiting and what is handed out, by key.
 ///
 /// Nothing can get stuck: each key's queue is in order of admission, so the oldest event of all is always at the head
@@ -19,9 +22,9 @@ pub(super) type Ticket = u64;
 #[derive(Debug)]
 pub(super) struct Lanes<K> {
     /// Every unfinished event of a key; the head is ready or handed out.
-    queues: HashMap<K, VecDeque<Ticket>>,
+    queues: HashMap<K, VecDeque<Ticket>, FastHash>,
     /// Keys of every unfinished event.
-    keys: HashMap<Ticket, Keys<K>>,
+    keys: HashMap<Ticket, Keys<K>, FastHash>,
     /// Nothing stands before them: the oldest goes first.
     ready: BTreeSet<Ticket>,
     /// From the first event on that is about every key, and found others unfinished: not in any queue yet.
@@ -86,8 +89,8 @@ impl<K> Keys<K> {
 impl<K: Clone + Eq + Hash> Lanes<K> {
     pub(super) fn new() -> Self {
         Self {
-            queues: HashMap::new(),
-            keys: HashMap::new(),
+            queues: HashMap::default(),
+            keys: HashMap::default(),
             ready: BTreeSet::new(),
             behind: VecDeque::new(),
             barred: false,
@@ -162,9 +165,39 @@ impl<K: Clone + Eq + Hash> Lanes<K> {
         self.promote(ticket);
     }
 
+    /// The last unfinished event of a key.
+    pub(super) fn last(&self, key: &K) -> Option<Ticket> {
+        self.queues.get(key)?.back().copied()
+    }
+
+    /// Whether an event is in its place among those of its keys: it is not about every key, nor behind one that is.
+    pub(super) fn is_placed(&self, ticket: Ticket) -> bool {
+        self.keys.get(&ticket).is_some_and(|keys| !keys.bar())
+    }
+
+    /// What is unfinished of these keys, and of all that are tied to them by an event of two; of events that share a request, the
+    /// last one of each key.
+    pub(super) fn tied(&self, keys: impl IntoIterator<Item = K>) -> BTreeSet<Ticket> {
+        let mut found = BTreeSet::new();
+        let mut look: Vec<K> = keys.into_iter().collect();
+        while let Some(key) = look.pop() {
+            for ticket in self.queues.get(&key).into_iter().flatten() {
+                if found.insert(*ticket) {
+                    look.extend(self.keys.get(ticket).into_iter().flat_map(Keys::iter).cloned());
+                }
+            }
+        }
+        found
+    }
+
     /// Hands out the oldest event that nothing stands before; each event once.
     pub(super) fn next(&mut self) -> Option<Ticket> {
         self.ready.pop_first()
+    }
+
+    /// Hands out this event, if nothing stands before it.
+    pub(super) fn take(&mut self, ticket: Ticket) -> bool {
+        self.ready.remove(&ticket)
     }
 
     /// Whether [`Lanes::next`] has something.

@@ -5,10 +5,13 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use jiff::Timestamp;
+
 use crate::log::{Cursor, Event, Snapshot};
 
-/// Unfinished events up to which there is room for another page: one page in work and one waiting.
-const ROOM: usize = 500;
+/// Unfinished events up to which there is room for another page: two pages in work and one waiting, so that neither reading nor
+/// writing waits for the other where a page is one request.
+const ROOM: usize = 1000;
 /// Events since the first unfinished page, done or not, up to which there is room: bounds what [`Cursor::done`] lists.
 const KEPT: usize = 2000;
 
@@ -24,7 +27,7 @@ pub(super) enum Room {
 }
 
 /// Names one event that was handed out.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Receipt {
     page: u64,
     index: usize,
@@ -40,7 +43,7 @@ pub(super) struct Handout<'a> {
     /// Whether the window has no more pages.
     pub(super) ends: bool,
     /// The subscription's own events of the page, ascending.
-    pub(super) ids: Vec<i64>,
+    pub(super) events: Vec<Handed>,
 }
 
 /// A [`Cursor`] whose snapshots are shared.
@@ -52,18 +55,40 @@ struct Position {
     done: Vec<i64>,
 }
 
+/// An event that was handed out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handed {
+    id: i64,
+    /// When it was captured.
+    at: Timestamp,
+    /// What it takes of memory, as long as it is not done.
+    bytes: u64,
+    done: bool,
+}
+
+impl Handed {
+    pub(super) fn new(event: &Event) -> Self {
+        Self { id: event.id, at: event.at, bytes: event.bytes(), done: false }
+    }
+}
+
 #[derive(Debug)]
 struct Page {
     to: Arc<Snapshot>,
-    events: Vec<(i64, bool)>,
+    events: Vec<Handed>,
     unfinished: usize,
     /// The position once this page and all before it are done.
     end: Position,
 }
 
 /// See the module.
+///
+/// Partitions of one EventTrigger must read the same windows, whatever any of them had done when it was stopped: a partition's
+/// cursor never joins windows, but names the one of its first unfinished event, and lists all that is done, also of later ones.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// Whether it is a partition's.
+    partition: bool,
     /// Everything up to here is done.
     finished: Position,
     /// Everything up to here was handed out.
@@ -72,10 +97,18 @@ pub(super) struct Ledger {
     pages: VecDeque<Page>,
     /// Number of the first of `pages`.
     first: u64,
+    /// Of unfinished events.
+    bytes: u64,
 }
 
 impl Ledger {
+    #[cfg(test)]
     pub(super) fn new(cursor: &Cursor) -> Self {
+        Self::of(cursor, false)
+    }
+
+    /// Of a partition, or of all events.
+    pub(super) fn of(cursor: &Cursor, partition: bool) -> Self {
         let mut done = cursor.done.clone();
         done.sort_unstable();
         let position = Position {
@@ -84,7 +117,7 @@ impl Ledger {
             after: cursor.after,
             done,
         };
-        Self { finished: position.clone(), handed: position, pages: VecDeque::new(), first: 0 }
+        Self { partition, finished: position.clone(), handed: position, pages: VecDeque::new(), first: 0, bytes: 0 }
     }
 
     /// The cut up to which everything was handed out.
@@ -108,21 +141,40 @@ impl Ledger {
         event.id > *after && !from.has(event.place) && done.binary_search(&event.id).is_err()
     }
 
+    /// Where it stands, with nothing under way.
+    pub(super) fn anew(&self) -> Self {
+        Self::of(&self.cursor(), self.partition)
+    }
+
+    /// Whether the subscription has not had this event of the present window yet; each is asked for once.
+    pub(super) fn meets(&mut self, event: &Event) -> bool {
+        let wants = self.wants(event);
+        if self.partition
+            && event.id > self.handed.after
+            && let Ok(at) = self.handed.done.binary_search(&event.id)
+        {
+            self.handed.done.remove(at);
+        }
+        wants
+    }
+
     /// Notes a page; the receipts are those of its events, in their order.
     ///
     /// A window may follow one of which events are unfinished only if that one was a single page and not resumed
     /// ([`Room::Drained`] is to be waited for otherwise): a cursor can skip single events of a window only from its start.
     pub(super) fn hand(&mut self, handout: Handout<'_>) -> Vec<Receipt> {
-        let Handout { to, last, ends, ids } = handout;
+        let Handout { to, last, ends, events } = handout;
+        let mut done = std::mem::take(&mut self.handed.done);
         if ends {
-            self.handed = Position { from: to.clone(), to: None, after: 0, done: Vec::new() };
+            // Those of a partition that were not met are of later windows.
+            done.retain(|_| self.partition);
+            self.handed = Position { from: to.clone(), to: None, after: 0, done };
         } else {
-            self.handed.to = Some(to.clone());
-            self.handed.after = last;
-            self.handed.done.retain(|&id| id > last);
+            done.retain(|&id| self.partition || id > last);
+            self.handed = Position { from: self.handed.from.clone(), to: Some(to.clone()), after: last, done };
         }
         let end = self.handed.clone();
-        if ids.is_empty() {
+        if events.is_empty() {
             match self.pages.back_mut() {
                 Some(page) => page.end = end,
                 None => self.finished = end,
@@ -130,8 +182,8 @@ impl Ledger {
             return Vec::new();
         }
         let page = self.first + self.pages.len() as u64;
-        let receipts = (0..ids.len()).map(|index| Receipt { page, index }).collect();
-        let events: Vec<_> = ids.into_iter().map(|id| (id, false)).collect();
+        let receipts = (0..events.len()).map(|index| Receipt { page, index }).collect();
+        self.bytes += events.iter().map(|event| event.bytes).sum::<u64>();
         self.pages.push_back(Page { to: to.clone(), unfinished: events.len(), events, end });
         receipts
     }
@@ -140,8 +192,9 @@ impl Ledger {
     pub(super) fn settle(&mut self, receipt: Receipt) {
         let page = receipt.page.checked_sub(self.first).and_then(|at| self.pages.get_mut(usize::try_from(at).ok()?));
         let Some(page) = page else { return };
-        let Some((_, done @ false)) = page.events.get_mut(receipt.index) else { return };
+        let Some(Handed { bytes, done: done @ false, .. }) = page.events.get_mut(receipt.index) else { return };
         *done = true;
+        self.bytes -= *bytes;
         page.unfinished -= 1;
         while let Some(page) = self.pages.pop_front_if(|page| page.unfinished == 0) {
             self.finished = page.end;
@@ -153,13 +206,38 @@ impl Ledger {
         self.pages.iter().map(|page| page.unfinished).sum()
     }
 
-    pub(super) fn room(&self) -> Room {
-        let kept: usize = self.pages.iter().map(|page| page.events.len()).sum();
+    /// When the oldest unfinished event was captured, about: the first one, for pages follow the commits.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        self.pages.iter().flat_map(|page| &page.events).find(|event| !event.done).map(|event| event.at)
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.unfinished() == 0
+    }
+
+    /// `bytes`: of unfinished events, up to which there is room for another page.
+    pub(super) fn room(&self, bytes: u64) -> Room {
         match self.unfinished() {
             0 => Room::Drained,
-            unfinished if unfinished <= ROOM && kept <= KEPT => Room::Some,
+            unfinished if unfinished <= ROOM && self.kept() <= KEPT && self.bytes <= bytes => Room::Some,
             _ => Room::None,
         }
+    }
+
+    /// Whether there is no room only because so much is done since the first page of which something is not.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.kept() > KEPT && self.unfinished() <= ROOM
+    }
+
+    /// What is not done of that page.
+    pub(super) fn stragglers(&self) -> Vec<Receipt> {
+        let Some(page) = self.pages.front() else { return Vec::new() };
+        let receipt = |(index, _)| Receipt { page: self.first, index };
+        page.events.iter().enumerate().filter(|(_, event)| !event.done).map(receipt).collect()
+    }
+
+    fn kept(&self) -> usize {
+        self.pages.iter().map(|page| page.events.len()).sum()
     }
 
     /// Where delivery stands, to the single event.
@@ -173,7 +251,15 @@ impl Ledger {
                 done: done.clone(),
             };
         };
-        let done_in = |page: &Page| page.events.iter().filter(|(_, done)| *done).map(|(id, _)| *id).collect::<Vec<_>>();
+        if self.partition {
+            let finished =
+                self.pages.iter().flat_map(|page| &page.events).filter(|event| event.done).map(|event| event.id);
+            let mut done: Vec<_> = done.iter().copied().chain(finished).collect();
+            done.sort_unstable();
+            return Cursor { from: Snapshot::clone(from), to: Some(Snapshot::clone(&front.to)), after: *after, done };
+        }
+        let done_in =
+            |page: &Page| page.events.iter().filter(|event| event.done).map(|event| event.id).collect::<Vec<_>>();
         let later = self.pages.iter().rev().find(|page| !Arc::ptr_eq(&page.to, &front.to) && !done_in(page).is_empty());
         if let (Some(later), 0, true) = (later, *after, done.is_empty()) {
             // One window from the first unfinished event's to the last finished one's: its order by id is not that of
@@ -182,8 +268,8 @@ impl Ledger {
             done.sort_unstable();
             return Cursor { from: Snapshot::clone(from), to: Some(Snapshot::clone(&later.to)), after: 0, done };
         }
-        let prefix = front.events.iter().take_while(|(_, done)| *done).last();
-        let after = prefix.map_or(*after, |(id, _)| *id);
+        let prefix = front.events.iter().take_while(|event| event.done).last();
+        let after = prefix.map_or(*after, |event| event.id);
         let window = self.pages.iter().take_while(|page| Arc::ptr_eq(&page.to, &front.to));
         let mut done: Vec<_> = done.iter().copied().chain(window.flat_map(done_in)).filter(|&id| id > after).collect();
         done.sort_unstable();
@@ -195,7 +281,6 @@ impl Ledger {
 mod tests {
     use std::collections::BTreeSet;
 
-    use jiff::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
@@ -213,7 +298,17 @@ mod tests {
             old: None,
             new: None,
             context: None,
+            weight: crate::log::Weight::default(),
         }
+    }
+
+    fn handed(id: i64, bytes: u64) -> Handed {
+        Handed { id, at: Timestamp::from_second(id).unwrap(), bytes, done: false }
+    }
+
+    /// Of a byte each.
+    fn weighed(ids: &[i64]) -> Vec<Handed> {
+        ids.iter().map(|id| handed(*id, 1)).collect()
     }
 
     fn cut(xmin: u64, xmax: u64, xip: &str) -> Snapshot {
@@ -267,7 +362,7 @@ mod tests {
             let ledger = &mut self.ledger;
             let to = match ledger.to() {
                 Some(to) => to.clone(),
-                None if self.long && ledger.room() != Room::Drained => return false,
+                None if self.long && ledger.room(u64::MAX) != Room::Drained => return false,
                 None => {
                     let Some(next) =
                         history.cuts.iter().find(|cut| **cut != **ledger.from() && ledger.from().is_within(cut))
@@ -288,7 +383,7 @@ mod tests {
             let last = found.last().map_or(after, |(id, _)| *id);
             let ids: Vec<_> =
                 found.into_iter().filter(|(id, txid)| ledger.wants(&event(*id, *txid))).map(|(id, _)| *id).collect();
-            let receipts = ledger.hand(Handout { to: &to, last, ends, ids: ids.clone() });
+            let receipts = ledger.hand(Handout { to: &to, last, ends, events: weighed(&ids) });
             self.long |= !ends;
             self.out.extend(ids.into_iter().zip(receipts));
             true
@@ -334,11 +429,81 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Partitions go through the windows of all cuts, one after the other, whatever any of them had done when it was stopped,
+        /// and each delivers its own events once.
+        #[test]
+        fn partitions_read_the_same_windows_in_the_same_order_over_clean_stops(
+            history in history(),
+            lives in proptest::collection::vec(proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..30), 1..5),
+            page in 1..6_usize,
+        ) {
+            let mut cursor = start(&history.cuts[0]);
+            let mut delivered = BTreeSet::new();
+            let mut met = Vec::<i64>::new();
+            let lives = lives.into_iter().map(Some).chain([None]);
+            for life in lives {
+                let mut ledger = Ledger::of(&cursor, true);
+                let mut out = Vec::<(i64, Receipt)>::new();
+                let mut seen = BTreeSet::new();
+                let mut steps = life.clone().unwrap_or_default().into_iter();
+                loop {
+                    let step = steps.next();
+                    let (read, which) = match (&life, step) {
+                        (Some(_), None) => break,
+                        (_, Some((read, which))) => (read, Some(which)),
+                        (None, None) => (out.is_empty(), None),
+                    };
+                    if read {
+                        let (from, after) = (ledger.from().clone(), ledger.after());
+                        let next = history.cuts.iter().rposition(|cut| *cut == *from).map(|at| at + 1);
+                        let to = next.and_then(|next| history.cuts.get(next));
+                        if to.is_none() && life.is_none() {
+                            break;
+                        }
+                        let Some(to) = to else { continue };
+                        prop_assert!(ledger.to().is_none_or(|known| **known == *to), "windows are those that were agreed on");
+                        let mut found: Vec<_> =
+                            history.events.iter().filter(|(id, txid)| to.has(*txid) && !from.has(*txid) && *id > after).collect();
+                        found.sort_unstable();
+                        let ends = found.len() < page;
+                        found.truncate(page);
+                        let last = found.last().map_or(after, |(id, _)| *id);
+                        // Those of even numbers are its own.
+                        let wanted = found.into_iter().filter(|(id, txid)| ledger.meets(&event(*id, *txid)) && id % 2 == 0);
+                        let ids: Vec<_> = wanted.map(|(id, _)| *id).collect();
+                        for id in &ids {
+                            prop_assert!(seen.insert(*id), "{} twice", id);
+                            if !met.contains(id) {
+                                met.push(*id);
+                            }
+                        }
+                        let receipts = ledger.hand(Handout { to: &Arc::new(to.clone()), last, ends, events: weighed(&ids) });
+                        out.extend(ids.into_iter().zip(receipts));
+                    } else if !out.is_empty() {
+                        let (id, receipt) = out.swap_remove(which.map_or(0, |which| which.index(out.len())));
+                        prop_assert!(delivered.insert(id), "{} delivered twice", id);
+                        ledger.settle(receipt);
+                    }
+                }
+                cursor = ledger.cursor();
+            }
+            prop_assert_eq!(delivered.len(), history.events.iter().filter(|(id, _)| id % 2 == 0).count());
+            prop_assert_eq!(cursor, start(history.cuts.last().unwrap()));
+            // As if it had never been stopped.
+            let place = |id: i64| {
+                let txid = history.events.iter().find(|(other, _)| *other == id).unwrap().1;
+                (history.cuts.iter().position(|cut| cut.has(txid)), id)
+            };
+            prop_assert!(met.is_sorted_by_key(|id| place(*id)), "{:?}", met);
+        }
+    }
+
     #[test]
     fn within_a_page_the_finished_prefix_moves_after_and_the_rest_is_listed() {
         let (from, to) = (cut(10, 10, ""), Arc::new(cut(20, 20, "")));
         let mut ledger = Ledger::new(&start(&from));
-        let receipts = ledger.hand(Handout { to: &to, last: 9, ends: false, ids: vec![2, 4, 6, 8] });
+        let receipts = ledger.hand(Handout { to: &to, last: 9, ends: false, events: weighed(&[2, 4, 6, 8]) });
         for at in [0, 1, 3] {
             ledger.settle(receipts[at]);
         }
@@ -350,9 +515,10 @@ mod tests {
     #[test]
     fn empty_windows_behind_an_unfinished_event_keep_nothing() {
         let mut ledger = Ledger::new(&start(&cut(1, 1, "")));
-        let receipts = ledger.hand(Handout { to: &Arc::new(cut(2, 2, "")), last: 1, ends: true, ids: vec![1] });
+        let receipts =
+            ledger.hand(Handout { to: &Arc::new(cut(2, 2, "")), last: 1, ends: true, events: weighed(&[1]) });
         for now in 3..1000 {
-            ledger.hand(Handout { to: &Arc::new(cut(now, now, "")), last: 0, ends: true, ids: Vec::new() });
+            ledger.hand(Handout { to: &Arc::new(cut(now, now, "")), last: 0, ends: true, events: Vec::new() });
         }
         assert_eq!(ledger.pages.len(), 1);
         ledger.settle(receipts[0]);
@@ -362,24 +528,44 @@ mod tests {
     #[test]
     fn room_ends_before_memory_does() {
         let mut ledger = Ledger::new(&start(&cut(1, 1, "")));
-        assert_eq!(ledger.room(), Room::Drained);
-        let page = |n: i64| (n * 500..(n + 1) * 500).collect::<Vec<_>>();
-        let first = ledger.hand(Handout { to: &Arc::new(cut(2, 2, "")), last: 499, ends: true, ids: page(0) });
-        assert_eq!(ledger.room(), Room::Some);
-        let mut receipts = first[1..].to_vec();
-        for n in 1..=4_i64 {
+        assert_eq!(ledger.room(u64::MAX), Room::Drained);
+        let hand = |ledger: &mut Ledger, n: i64| {
+            let events = weighed(&(n * 500..(n + 1) * 500).collect::<Vec<_>>());
             let xid = 2 + n.unsigned_abs();
-            receipts.extend(ledger.hand(Handout {
-                to: &Arc::new(cut(xid, xid, "")),
-                last: 0,
-                ends: true,
-                ids: page(n),
-            }));
-            assert_eq!(ledger.room(), Room::None);
-            receipts.drain(..).for_each(|receipt| ledger.settle(receipt));
+            ledger.hand(Handout { to: &Arc::new(cut(xid, xid, "")), last: 0, ends: true, events })
+        };
+        // Of the unfinished: two pages, and one that waits.
+        let first = hand(&mut ledger, 0);
+        let mut receipts = first[1..].to_vec();
+        for (n, room) in [(1, Room::Some), (2, Room::None)] {
+            receipts.extend(hand(&mut ledger, n));
+            assert_eq!(ledger.room(u64::MAX), room);
         }
-        assert_eq!((ledger.unfinished(), ledger.room()), (1, Room::None));
+        // Of those that are kept because the very first is not finished.
+        for (n, room) in [(3, Room::Some), (4, Room::None)] {
+            receipts.drain(..).for_each(|receipt| ledger.settle(receipt));
+            assert_eq!((ledger.room(u64::MAX), ledger.is_held_up()), (Room::Some, false));
+            receipts.extend(hand(&mut ledger, n));
+            assert_eq!(ledger.room(u64::MAX), room);
+        }
+        receipts.drain(..).for_each(|receipt| ledger.settle(receipt));
+        assert_eq!((ledger.unfinished(), ledger.room(u64::MAX)), (1, Room::None));
+        assert_eq!((ledger.is_held_up(), ledger.stragglers()), (true, vec![first[0]]));
         ledger.settle(first[0]);
-        assert_eq!(ledger.room(), Room::Drained);
+        assert_eq!((ledger.room(u64::MAX), ledger.is_held_up()), (Room::Drained, false));
+    }
+
+    #[test]
+    fn few_events_that_are_large_leave_no_room_either() {
+        let mut ledger = Ledger::new(&start(&cut(1, 1, "")));
+        let events = vec![handed(1, 300), handed(2, 500)];
+        let receipts = ledger.hand(Handout { to: &Arc::new(cut(2, 2, "")), last: 2, ends: true, events });
+        assert_eq!((ledger.room(799), ledger.room(800)), (Room::None, Room::Some));
+        assert_eq!(ledger.oldest().map(Timestamp::as_second), Some(1));
+        ledger.settle(receipts[1]);
+        assert_eq!((ledger.room(299), ledger.room(300)), (Room::None, Room::Some));
+        ledger.settle(receipts[1]);
+        ledger.settle(receipts[0]);
+        assert_eq!((ledger.room(0), ledger.oldest()), (Room::Drained, None));
     }
 }

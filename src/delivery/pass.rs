@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Pass {
     members: BTreeSet<i32>,
+    /// The EventTrigger whose partitions they are, if they are: these read windows that all of them have agreed on.
+    spread: Option<i32>,
     /// End of the window that is being read; `None` between two windows.
     to: Option<Arc<Snapshot>>,
     /// Whether a page is on its way.
@@ -45,7 +47,17 @@ impl Pass {
     /// Of members that stand at the same place; `to` is the window that they are in.
     pub(super) fn new(members: BTreeSet<i32>, to: Option<Arc<Snapshot>>) -> Self {
         // How far back a new member starts is not known: only a short window tells that it is near.
-        Self { members, to, reading: false, long: true, held_since: None }
+        Self { members, spread: None, to, reading: false, long: true, held_since: None }
+    }
+
+    /// The same, of partitions of an EventTrigger, or not.
+    pub(super) fn of(self, spread: Option<i32>) -> Self {
+        Self { spread, ..self }
+    }
+
+    /// The EventTrigger whose partitions its members are.
+    pub(super) fn spread(&self) -> Option<i32> {
+        self.spread
     }
 
     pub(super) fn members(&self) -> &BTreeSet<i32> {
@@ -84,6 +96,16 @@ impl Pass {
         if now.duration_since(since) < PATIENCE { Next::Wait } else { Next::Split(late) }
     }
 
+    /// It is being asked where the next window ends.
+    pub(super) fn ask(&mut self) {
+        self.reading = true;
+    }
+
+    /// That is known, or there is no window yet.
+    pub(super) fn told(&mut self) {
+        self.reading = false;
+    }
+
     /// A page is being read of the window that ends at `to`.
     pub(super) fn begin(&mut self, to: Arc<Snapshot>) {
         if self.to.is_none() {
@@ -107,7 +129,9 @@ impl Pass {
     pub(super) fn split(&mut self, late: &BTreeSet<i32>) -> Vec<Self> {
         self.held_since = None;
         self.members.retain(|member| !late.contains(member));
-        late.iter().map(|&member| Self { long: self.long, ..Self::new([member].into(), self.to.clone()) }).collect()
+        late.iter()
+            .map(|&member| Self { long: self.long, spread: self.spread, ..Self::new([member].into(), self.to.clone()) })
+            .collect()
     }
 
     /// Whether it may merge with others that are near.

@@ -12,7 +12,10 @@ use super::{
     session::{self, Given},
     undertaker::Undertaker,
 };
-use crate::log::{Worker, WorkerError};
+use crate::{
+    log::{Worker, WorkerError},
+    name::ObjectName,
+};
 
 /// Before the first new attempt to connect; doubled each time.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -28,11 +31,16 @@ pub struct Options {
     pub grace: Duration,
     /// Where events may be sent.
     pub addresses: Addresses,
+    /// The EventTrigger that it delivers, as one of the workers that this one has of its own; `None`: all that have none.
+    pub only: Option<ObjectName>,
 }
 
 impl Options {
-    /// A Pod has 30 s between SIGTERM and SIGKILL: this leaves time for the last commit.
+    /// Of `run`: whoever stopped it waits for it.
     pub const GRACE: Duration = Duration::from_secs(25);
+    /// Of a worker in a cluster. Its attempts end by the timeout of their policy, 30 s by default; this bounds those whose
+    /// policy says more, so that a node can be drained.
+    pub const LONG_GRACE: Duration = Duration::from_mins(5);
 }
 
 /// Delivers one log's events until `shutdown`; then lets attempts under way end and returns. A failing database is
@@ -77,7 +85,7 @@ impl Delivery {
     /// One connection's life. Ends well only by the shutdown.
     async fn live(&mut self) -> Result<(), WorkerError> {
         let Config { connection, schema, owner, .. } = &self.config;
-        let connecting = Worker::connect(connection, schema, &owner.uid);
+        let connecting = Worker::of(connection, schema, &owner.uid, self.options.only.as_ref());
         let Some(worker) = self.shutdown.run_until_cancelled(connecting).await else { return Ok(()) };
         let worker = Arc::new(worker?);
         let given = Given {
@@ -87,7 +95,7 @@ impl Delivery {
             monitor: &self.monitor,
             grace: self.options.grace,
         };
-        let undertaker = Undertaker::new(worker.clone(), &self.config, self.client.clone());
+        let undertaker = Undertaker::new(worker.clone(), &self.config, self.client.clone(), &self.monitor.metrics);
         // Whichever ends first ends the other.
         tokio::select! {
             biased;

@@ -14,6 +14,7 @@ use super::{
     retry::Ending,
     signing,
     target::Target,
+    traces,
 };
 
 /// Most of a response's body that is read; the rest is not waited for.
@@ -42,7 +43,16 @@ impl Attempt {
 }
 
 /// Sends one request. The policy's timeout is from connecting, or from asking for a token, to the end of the response.
-pub(super) async fn post(http: &Http, target: &Target, written: Written) -> Attempt {
+pub(super) async fn post(http: &Http, target: &Target, mut written: Written) -> Attempt {
+    let Some(tracer) = traces::tracer() else { return attempt(http, target, written).await };
+    // Not in the future of an attempt that is not traced: there are many, and this is large.
+    let span = Box::new(traces::begin(tracer, target, &mut written.headers));
+    let attempt = attempt(http, target, written).await;
+    traces::end(*span, &attempt);
+    attempt
+}
+
+async fn attempt(http: &Http, target: &Target, written: Written) -> Attempt {
     let deadline = Instant::now() + target.policy.timeout;
     let Some(tokens) = &target.tokens else {
         return concluded(send(http, target, written, None, deadline).await, target, &[]);

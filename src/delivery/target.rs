@@ -54,6 +54,8 @@ pub(super) struct Target {
     pub(super) log_id: String,
     /// CloudEvents' `source`.
     pub(super) source: String,
+    /// Attributes of the EventTrigger's own, as members of a JSON object.
+    pub(super) extensions: String,
     pub(super) format: Format,
     /// What requests are signed with.
     pub(super) signing: Vec<Key>,
@@ -133,7 +135,7 @@ impl Target {
             headers.append(name, value);
         }
         let source = format::cloudevents::source(&config.owner.log);
-        format::constant(&sink.format, &source, &definition.trigger, &mut headers);
+        format::constant(sink, &source, &definition.trigger, &mut headers);
         let tokens = authorize(sink.auth.as_ref(), &mut headers, &mut reader)?;
         let (own, token_own) = trust(sink, &mut reader)?;
         Ok(Self {
@@ -148,6 +150,7 @@ impl Target {
             resume: sink.resume.clone(),
             log_id: log_id.to_owned(),
             source,
+            extensions: format::cloudevents::members(&sink.extensions),
             format: sink.format.clone(),
             signing: sink.signing.iter().map(|name| key(name, &reader)).collect::<Result<_, _>>()?,
             tokens,
@@ -287,6 +290,8 @@ pub(super) mod tests {
             context: Context::default(),
             replicated: false,
             ordering: crate::log::definition::Ordering::default(),
+            partitions: 1,
+            own_workers: None,
             sink: Some(Sink { headers, ..Sink::to(url) }),
             policy: Policy::default(),
             dead_letter_sink: None,

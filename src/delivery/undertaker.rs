@@ -17,6 +17,7 @@ use super::{
     format::{self, Item, Obituary},
     http::Http,
     lanes::Keys,
+    metrics::Metrics,
     retry::{Ending, backoff},
     sender,
     target::Target,
@@ -45,6 +46,7 @@ pub(super) struct Undertaker {
     worker: Arc<Worker>,
     config: Config,
     client: Http,
+    metrics: Metrics,
     captures: HashMap<i32, Arc<Capture>>,
     ledger: Ledger,
 }
@@ -156,8 +158,9 @@ fn obituary(Forward { destination, failure, .. }: &Forward) -> Obituary {
 }
 
 impl Undertaker {
-    pub(super) fn new(worker: Arc<Worker>, config: &Config, client: Http) -> Self {
-        Self { worker, config: config.clone(), client, captures: HashMap::new(), ledger: Ledger::default() }
+    pub(super) fn new(worker: Arc<Worker>, config: &Config, client: Http, metrics: &Metrics) -> Self {
+        let (config, metrics) = (config.clone(), metrics.clone());
+        Self { worker, config, client, metrics, captures: HashMap::new(), ledger: Ledger::default() }
     }
 
     /// Works for as long as it is polled, and begins nothing new after `shutdown`. What is broken off is due again in a while.
@@ -218,6 +221,7 @@ impl Undertaker {
     async fn end(&mut self, forward: Forward, end: End) {
         let (of, trigger) = (forward.subscription, &forward.definition.trigger);
         self.ledger.end(of, forward.bytes());
+        self.metrics.forwarded(trigger, matches!(end, End::Taken));
         let again = match end {
             End::Taken => {
                 self.ledger.succeeded(of);

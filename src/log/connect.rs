@@ -1,6 +1,6 @@
 //! Connecting to PostgreSQL, with libpq's TLS modes.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{error::Error as _, fmt, io, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -69,6 +69,16 @@ pub enum ConnectError {
         /// What the server or the network said.
         source: tokio_postgres::Error,
     },
+    /// Its certificate was looked at and refused. The source tells why.
+    #[error(
+        "the certificate of {to} is not trusted; connection.tls.ca must hold the authority that signed it, and the host be a name in it"
+    )]
+    Untrusted {
+        /// Host, port and database.
+        to: String,
+        /// What was wrong with it.
+        source: tokio_postgres::Error,
+    },
     /// Nothing was heard in time.
     #[error("failed to connect to {to} within {seconds} s")]
     Timeout {
@@ -84,7 +94,8 @@ impl ConnectError {
     pub fn is_terminal(&self) -> bool {
         match self {
             Self::Uri(_) | Self::Ca(_) => true,
-            Self::Timeout { .. } => false,
+            // It may be issued anew.
+            Self::Timeout { .. } | Self::Untrusted { .. } => false,
             Self::Refused { source, .. } => source.code().is_some_and(|code| {
                 [
                     SqlState::INVALID_PASSWORD,
@@ -172,7 +183,10 @@ impl ConnectConfig {
             postgres.password(password);
         }
         let tls = MakeRustlsConnect::new(self.rustls()?);
-        let refused = |source| ConnectError::Refused { to: self.to_string(), source };
+        let refused = |source| match (self.to_string(), is_about_a_certificate(&source)) {
+            (to, true) => ConnectError::Untrusted { to, source },
+            (to, false) => ConnectError::Refused { to, source },
+        };
         let (client, connection) = tokio::time::timeout(PATIENCE, postgres.connect(tls))
             .await
             .map_err(|_| ConnectError::Timeout { to: self.to_string(), seconds: PATIENCE.as_secs() })?
@@ -223,6 +237,13 @@ impl ConnectConfig {
         }
         Ok(roots)
     }
+}
+
+/// Whether the server's certificate is what a connection failed for. What TLS says comes inside of an error of its transport.
+fn is_about_a_certificate(error: &tokio_postgres::Error) -> bool {
+    let transport = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let tls = transport.and_then(|error| error.get_ref()?.downcast_ref());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn mode(text: &str) -> Option<TlsMode> {

@@ -2,7 +2,7 @@
 //!
 //! A definition never holds a secret's value, only the name under which the worker's own configuration has it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,12 @@ pub struct Definition {
     /// Which events wait for which.
     #[serde(default)]
     pub ordering: Ordering,
+    /// How many workers may share its events: they are divided by key.
+    #[serde(default = "one")]
+    pub partitions: u32,
+    /// Whether workers of its own deliver it; `None`: those of the log. The schema makes its column `pool` of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_workers: Option<OwnWorkers>,
     /// Where events go; `None` while it cannot be told: events are kept, and wait.
     pub sink: Option<Sink>,
     /// How often and how patiently.
@@ -38,6 +44,15 @@ pub struct Definition {
     pub dead_letter_sink: Option<DeadLetterSink>,
     /// Whether delivery is stopped.
     pub suspend: bool,
+}
+
+/// Workers of an EventTrigger's own.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum OwnWorkers {
+    /// There are to be some. Until the first of them lives, who delivered before goes on.
+    Running,
+    /// There are to be none: events wait.
+    Stopped,
 }
 
 /// Operations that make an event.
@@ -115,6 +130,9 @@ pub struct Sink {
     /// Names what shares limits and a circuit: the EventSink, as `namespace/name`; without one, the URL does.
     #[serde(default)]
     pub name: Option<String>,
+    /// Attributes that every event gets beside its own.
+    #[serde(default)]
+    pub extensions: BTreeMap<String, String>,
     /// How much at a time.
     #[serde(default)]
     pub limits: Limits,
@@ -303,6 +321,10 @@ pub struct Policy {
     /// The longest delay that a sink may ask for by `Retry-After`.
     #[serde(default = "retry_after_max")]
     pub retry_after_max: Duration,
+}
+
+fn one() -> u32 {
+    1
 }
 
 fn retry_after_max() -> Duration {

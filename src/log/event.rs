@@ -1,6 +1,12 @@
 //! One row of the log: one change of one row of a table, or the truncation of a table.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -75,6 +81,56 @@ pub struct Event {
     pub new: Option<String>,
     /// Who made the change, as far as an EventTrigger of the table asks; JSON text.
     pub context: Option<String>,
+    /// On the scale of whoever reads the log.
+    pub weight: Weight,
+}
+
+impl Event {
+    /// About what it takes of memory, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let rows = [&self.old, &self.new, &self.context].into_iter().flatten();
+        Self::FIXED + rows.map(|row| row.len() as u64).sum::<u64>()
+    }
+
+    /// What every event takes.
+    pub(super) const FIXED: u64 = 256;
+
+    pub(super) fn weighed(mut self, scale: &Scale) -> Self {
+        self.weight = Weight { bytes: self.bytes(), scale: Some(scale.clone()) };
+        scale.0.fetch_add(self.weight.bytes, Relaxed);
+        self
+    }
+}
+
+/// Bytes of all events that were read and are still in memory, wherever they are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scale(Arc<AtomicU64>);
+
+impl Scale {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What an event adds to its scale for as long as it lives. A copy weighs nothing.
+#[derive(Debug, Default)]
+pub struct Weight {
+    bytes: u64,
+    scale: Option<Scale>,
+}
+
+impl Clone for Weight {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        if let Some(Scale(total)) = &self.scale {
+            total.fetch_sub(self.bytes, Relaxed);
+        }
+    }
 }
 
 /// A bit string, as PostgreSQL's `varbit`.

@@ -7,20 +7,22 @@ mod admin;
 mod connect;
 pub mod definition;
 mod event;
+pub mod partition;
 pub mod snapshot;
 mod worker;
 
 pub use admin::{
-    ADOPT, Admin, AdminError, AdoptError, CaptureState, DEAD_LETTERS, EVENTS_PARKED, Hindrance, Holding, Installed,
-    Obstacle, OpenError, Owner, PlanError, Remedy, Retention, ServerFacts,
+    ADOPT, Admin, AdminError, AdoptError, CaptureState, DEAD_LETTER_SINK_FAILING, DEAD_LETTERS, EVENTS_PARKED,
+    Hindrance, Holding, Installed, Obstacle, OpenError, Owner, PlanError, Remedy, Retention, ServerFacts,
 };
 pub use connect::{ConnectConfig, ConnectError, explain};
 pub use definition::Definition;
-pub use event::{Bits, Event, Operation};
+pub use event::{Bits, Event, Operation, Weight};
+pub use partition::Partition;
 pub use snapshot::Snapshot;
 pub use worker::{
-    Capture, Claim, Cursor, DeadLetter, Exception, Failure, Forward, Lease, Move, Parked, ParkedLanes, Pulse, Redriven,
-    Slot, Subscription, Survey, Worker, WorkerError,
+    Capture, Claim, Cursor, DeadLetter, Exception, Failure, Forward, Lease, Most, Move, Page, Parked, ParkedLanes,
+    Pulse, Redriven, Slot, Subscription, Survey, Wait, Worker, WorkerError,
 };
 
 /// The version of the log's schema that this binary makes and reads.

@@ -32,6 +32,21 @@ async fn resolve(
     connection: &Connection,
     objects: &impl Objects,
 ) -> Result<ConnectConfig, Stop> {
+    let mut config = written(namespace, at, connection, objects).await?;
+    // A Service of the same namespace, as a pod there would call it: the controller is in another one.
+    if !config.host.contains(['.', ':', '/']) && objects.service(namespace, &config.host).await?.is_some() {
+        config.host = format!("{}.{namespace}.svc", config.host);
+    }
+    Ok(config)
+}
+
+/// The same as it is written.
+async fn written(
+    namespace: &str,
+    at: &str,
+    connection: &Connection,
+    objects: &impl Objects,
+) -> Result<ConnectConfig, Stop> {
     let Connection { uri, host, port, dbname, user, password, tls } = connection;
     let mode = tls.as_ref().map(|tls| tls.mode);
     let ca = match tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
@@ -155,6 +170,73 @@ stringData: {host: "db.shop.svc\n", port: "6432", password: "p w\n", empty: " ",
             ca: None,
         };
         assert!(config == expected);
+    }
+
+    /// The Secret that CloudNativePG makes, key for key, for its cluster `shop`.
+    const CLOUDNATIVEPG: &str = r#"
+apiVersion: v1
+kind: Secret
+type: kubernetes.io/basic-auth
+metadata: {name: shop-app, namespace: shop, labels: {cnpg.io/userType: app, cnpg.io/reload: "true"}}
+stringData:
+  username: app
+  user: app
+  password: p%/w
+  dbname: shop
+  host: shop-rw
+  port: "5432"
+  pgpass: "shop-rw:5432:shop:app:p%/w\n"
+  uri: postgresql://app:p%25%2Fw@shop-rw.shop:5432/shop
+  jdbc-uri: jdbc:postgresql://shop-rw.shop:5432/shop?password=p%25%2Fw&user=app
+  fqdn-uri: postgresql://app:p%25%2Fw@shop-rw.shop.svc.cluster.local:5432/shop
+  fqdn-jdbc-uri: jdbc:postgresql://shop-rw.shop.svc.cluster.local:5432/shop?password=p%25%2Fw&user=app
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop-rw, namespace: shop}
+spec: {ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Secret
+type: kubernetes.io/tls
+metadata: {name: acid-shop-tls, namespace: shop}
+stringData: {ca.crt: authority, tls.crt: certificate, tls.key: key}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: app.acid-shop.credentials.postgresql.acid.zalan.do, namespace: shop}
+stringData: {username: app, password: z}
+"#;
+
+    fn sample(text: &str) -> EventLog {
+        parse(text.split("---").find(|part| part.contains("kind: EventLog")).unwrap())
+    }
+
+    #[rstest]
+    #[case::uri("{uri: {secretKeyRef: {name: shop-app, key: uri}}}", "shop-rw.shop")]
+    #[case::fqdn("{uri: {secretKeyRef: {name: shop-app, key: fqdn-uri}}}", "shop-rw.shop.svc.cluster.local")]
+    // The host's name is that of a Service beside the Secret.
+    #[case::parts(
+        "{host: {secretKeyRef: {name: shop-app, key: host}}, port: {secretKeyRef: {name: shop-app, key: port}}, dbname: {secretKeyRef: {name: shop-app, key: dbname}}, user: {secretKeyRef: {name: shop-app, key: username}}, password: {secretKeyRef: {name: shop-app, key: password}}}",
+        "shop-rw.shop.svc"
+    )]
+    #[tokio::test]
+    async fn the_secret_of_cloudnativepg_does_as_it_is(#[case] connection: &str, #[case] host: &str) {
+        let config = super::connection(&log(connection), &Manifests::new(CLOUDNATIVEPG)).await.unwrap().unwrap();
+        let ConnectConfig { host: found, port, dbname, user, password, .. } = &config;
+        assert_eq!((found.as_str(), *port, dbname.as_str(), user.as_str()), (host, 5432, "shop", "app"));
+        assert_eq!(password.as_deref(), Some("p%/w"));
+    }
+
+    #[tokio::test]
+    async fn the_samples_for_cloudnativepg_zalando_and_cert_manager_fit_their_secrets() {
+        let objects = Manifests::new(CLOUDNATIVEPG);
+        let cnpg = sample(include_str!("../../config/samples/cloudnativepg.yaml"));
+        assert_eq!(super::connection(&cnpg, &objects).await.unwrap().unwrap().host, "shop-rw.shop");
+        let zalando = sample(include_str!("../../config/samples/zalando.yaml"));
+        let config = super::connection(&zalando, &objects).await.unwrap().unwrap();
+        assert_eq!((config.user.as_str(), config.password.as_deref()), ("app", Some("z")));
+        assert_eq!((config.tls, config.ca.as_deref()), (TlsMode::VerifyFull, Some("authority")));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use super::{LookupError, Objects, Problem, Secrets, sink};
 use crate::{
     api::{self, EventTrigger, EventTriggerSpec},
-    log::definition::{Columns, Context, Definition, Operations, Ordering, Policy, Sink, Updates},
+    log::definition::{Columns, Context, Definition, Operations, Ordering, OwnWorkers, Policy, Sink, Updates},
     name::{Ident, ObjectName, TableName},
 };
 
@@ -31,7 +31,10 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         context,
         capture_replicated,
         ordering,
+        partitions,
+        deployment,
         sink,
+        ce_overrides,
         delivery,
         suspend,
         reclaim_policy: _,
@@ -61,6 +64,11 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         // There is no EventSink that could be annotated.
         None => Sink { resume: trigger.annotations().get(sink::RESUME).cloned(), ..sink },
     });
+    let extensions = ce_overrides.as_ref().map(|overrides| overrides.extensions.clone()).unwrap_or_default();
+    let sink = sink.map(|sink| Sink { extensions: extensions.clone(), ..sink });
+    if let Some(dead_letter_sink) = &mut dead_letter_sink {
+        dead_letter_sink.sink.extensions = extensions;
+    }
     let definition = Definition {
         trigger: ObjectName::new(namespace, trigger.name_any()),
         table: TableName::new(&table.schema, &table.name),
@@ -69,12 +77,18 @@ pub async fn definition(trigger: &EventTrigger, objects: &impl Objects) -> Resul
         context: context.as_ref().map(asked).unwrap_or_default(),
         replicated: *capture_replicated,
         ordering: ordering.as_ref().map(ordered).unwrap_or_default(),
+        partitions: partitions.map_or(1, |partitions| partitions.clamp(1, 16).unsigned_abs()),
+        own_workers: deployment.as_ref().map(workers),
         sink,
         policy: Policy::from_api(&delivery),
         dead_letter_sink,
         suspend: *suspend,
     };
     Ok(Resolved { definition, sink: outcome, secrets })
+}
+
+fn workers(deployment: &api::TriggerDeployment) -> OwnWorkers {
+    if deployment.replicas > 0 { OwnWorkers::Running } else { OwnWorkers::Stopped }
 }
 
 fn operations(api::Operations { insert, update, delete, truncate }: &api::Operations) -> Operations {
@@ -146,7 +160,7 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
     async fn a_trigger_is_laid_over_its_sink_and_that_over_the_defaults() {
         let trigger = trigger(
             "{eventLogRef: {name: shop}, table: {name: Orders}, on: {insert: {}, update: {columns: [status]}, truncate: {}}, columns: {exclude: [card]}, \
-             context: {role: true, settings: [app.user], traceparent: app.trace}, captureReplicated: true, ordering: {key: [customer]}, sink: {ref: {kind: EventSink, name: billing}}, delivery: {retry: 5}, suspend: true}",
+             context: {role: true, settings: [app.user], traceparent: app.trace}, captureReplicated: true, ordering: {key: [customer]}, partitions: 4, deployment: {replicas: 2}, sink: {ref: {kind: EventSink, name: billing}}, ceOverrides: {extensions: {region: eu}}, delivery: {retry: 5}, suspend: true}",
         );
         let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
         let expected = Definition {
@@ -167,8 +181,11 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
             },
             replicated: true,
             ordering: Ordering::Columns(vec![Ident::new("customer")]),
+            partitions: 4,
+            own_workers: Some(OwnWorkers::Running),
             sink: Some(Sink {
                 name: Some("shop/billing".to_owned()),
+                extensions: [("region".to_owned(), "eu".to_owned())].into(),
                 limits: Limits { in_flight: 8, per_second: Some(500) },
                 statuses: vec![
                     StatusRule { from: 422, to: 422, retry: true },
@@ -190,6 +207,26 @@ spec: {uri: "http://billing.example.com/in", delivery: {retry: 3, backoffPolicy:
         };
         assert_eq!(resolved.definition, expected);
         assert_eq!(resolved.sink, Ok(()));
+    }
+
+    #[rstest]
+    #[case("null", None)]
+    #[case("{}", Some(OwnWorkers::Running))]
+    #[case("{replicas: 3}", Some(OwnWorkers::Running))]
+    #[case("{replicas: 0}", Some(OwnWorkers::Stopped))]
+    #[tokio::test]
+    async fn workers_of_its_own_run_unless_there_are_to_be_none(
+        #[case] deployment: &str,
+        #[case] expected: Option<OwnWorkers>,
+    ) {
+        let trigger = trigger(&format!(
+            "{{eventLogRef: {{name: shop}}, table: {{name: orders}}, on: {{insert: {{}}}}, sink: {{uri: 'http://a/'}}, deployment: {deployment}}}"
+        ));
+        let resolved = definition(&trigger, &Manifests::new(SINK)).await.unwrap();
+        assert_eq!(resolved.definition.own_workers, expected);
+        // The log's schema tells these cases apart by the member: it is not there for the log's workers.
+        let written = serde_json::to_value(&resolved.definition).unwrap();
+        assert_eq!(written.get("own_workers").is_some(), expected.is_some());
     }
 
     const MORGUE: &str = r#"

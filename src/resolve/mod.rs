@@ -28,6 +28,10 @@ pub use table::table_allowed;
 
 /// Where the objects that a resource names are found: the API server, or a folder of manifests.
 pub trait Objects: Send + Sync {
+    /// Whether objects in this namespace may be looked up at all: a controller may have been told to keep to some.
+    fn reaches(&self, _namespace: &str) -> bool {
+        true
+    }
     /// A Secret.
     fn secret(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Secret>, LookupError>> + Send;
     /// A Service.

@@ -15,6 +15,7 @@ const INVALID: &str = "InvalidSink";
 const NOT_ALLOWED: &str = "SinkNotAllowed";
 const NOT_FOUND: &str = "SinkNotFound";
 const NO_ADDRESS: &str = "AddressNotReady";
+const NOT_WATCHED: &str = "NamespaceNotWatched";
 
 /// A sink whose every part has been found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -295,6 +296,13 @@ impl<O: Objects> Place<'_, O> {
         }
         let namespace = namespace.as_deref().unwrap_or(self.namespace);
         let field = format!("{}ref", self.prefix);
+        if !self.objects.reaches(namespace) {
+            let message = format!(
+                "{field}.namespace: this controller does not look after namespace {namespace}; add it to its watchNamespaces, \
+                 or use an EventSink in one that it does"
+            );
+            return Err(Problem::new(NOT_WATCHED, message).into());
+        }
         let found = self.objects.sink(namespace, name).await?;
         let sink = if namespace == self.namespace {
             let missing = || {

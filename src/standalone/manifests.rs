@@ -1,5 +1,6 @@
 //! Manifests from files, checked as the API server and the controller would check them; all mistakes at once.
 
+mod binding;
 mod references;
 mod schema;
 mod source;
@@ -25,6 +26,7 @@ use crate::{
     name::ObjectName,
 };
 
+pub(super) use binding::is_variable;
 pub use references::variable;
 pub use source::{Source, read};
 
@@ -62,7 +64,7 @@ pub struct Settings {
     pub namespace: String,
     /// Where Services are.
     pub services: BTreeMap<ObjectName, String>,
-    /// Environment variables; Secrets may be in them, see [`variable`].
+    /// Environment variables: Secrets may be in them, see [`variable`], and what a Knative `SinkBinding` says.
     pub environment: BTreeMap<String, String>,
 }
 
@@ -215,6 +217,11 @@ impl Loader<'_> {
 
     fn known(&mut self, at: &Place<'_>, kind: &str, name: ObjectName, mut value: Value) {
         let Some(schema) = self.schemas.iter().find(|schema| schema.kind == kind) else { return };
+        let bound = if kind == "EventTrigger" { binding::bind(&mut value, &self.settings.environment) } else { Ok(()) };
+        if let Err(why) = bound {
+            self.mistakes.push(at.mistake("/spec/sink", why));
+            return;
+        }
         let mut findings = schema.check(&value);
         let value_with_defaults = schema.with_defaults(&value);
         if kind == "Secret" {

@@ -7,9 +7,12 @@ use url::Url;
 
 use super::{
     embedded::{self, Major},
-    manifests::Settings,
+    manifests::{Settings, is_variable},
 };
-use crate::{delivery::AddressOptions, name::ObjectName};
+use crate::{
+    delivery::{AddressOptions, TraceOptions},
+    name::ObjectName,
+};
 
 /// Which manifests, and which database.
 #[derive(Args, Clone, Debug)]
@@ -69,6 +72,10 @@ pub struct RunOptions {
     /// Where events may be sent; loopback is allowed here.
     #[command(flatten)]
     pub addresses: AddressOptions,
+
+    /// Where attempts are traced.
+    #[command(flatten)]
+    pub traces: TraceOptions,
 }
 
 /// What `plan` is told.
@@ -93,7 +100,7 @@ impl Input {
     pub(super) fn settings(&self) -> Settings {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with("EVENTTRIGGER_SECRET_"))
+            .filter(|(name, _)| name.starts_with("EVENTTRIGGER_SECRET_") || is_variable(name))
             .collect();
         let services: BTreeMap<_, _> = self.services.iter().cloned().collect();
         Settings { namespace: self.namespace.clone(), services, environment }

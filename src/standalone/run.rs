@@ -16,7 +16,7 @@ use super::{
     tended::{Idleness, Tended},
 };
 use crate::{
-    delivery::{self, Addresses, Place},
+    delivery::{self, Addresses, Place, Traces},
     server,
 };
 
@@ -40,6 +40,7 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
     if let Database::Embedded(server) = &database {
         introduce(server);
     }
+    let traces = Traces::start(&options.traces)?;
     let leftovers = if options.prune { Leftovers::Remove } else { Leftovers::Keep };
     let mut logs: Vec<_> = logs.into_iter().map(|log| Tended::new(log, database.config(), leftovers)).collect();
 
@@ -53,6 +54,9 @@ pub async fn run(options: RunOptions, shutdown: CancellationToken) -> anyhow::Re
     for progress in join_all(logs.into_iter().map(Tended::end)).await {
         delivered += progress.delivered;
         dead += progress.dead;
+    }
+    if let Some(traces) = traces {
+        traces.end().await;
     }
     tracing::info!(delivered, dead, "ended");
     if let Some(server) = server {

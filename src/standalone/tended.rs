@@ -200,7 +200,8 @@ impl Tended {
             secrets: secrets.0.clone(),
         };
         let holder = format!("eventtrigger run, process {}", std::process::id());
-        let options = delivery::Options { holder, grace: delivery::Options::GRACE, addresses: addresses.clone() };
+        let options =
+            delivery::Options { holder, grace: delivery::Options::GRACE, addresses: addresses.clone(), only: None };
         let (monitor, progress) = delivery::Monitor::new(metrics);
         let task = tokio::spawn(delivery::run(config, options, monitor, shutdown.clone()));
         self.delivery = Some(Delivery { progress, task });

@@ -62,7 +62,9 @@ pub(super) async fn wanted(manifests: &Manifests) -> Result<Vec<WantedLog>, Vec<
         match problem(resolve::definition(trigger, manifests).await.map(Ok)) {
             Ok(resolved) => match (resolved.sink, logs.get_mut(&log)) {
                 (Ok(()), Some(log)) => {
-                    log.triggers.push(WantedTrigger { uid: uid_of(trigger), definition: resolved.definition });
+                    // There are no Deployments here: this process is all the workers that there are.
+                    let definition = Definition { own_workers: None, ..resolved.definition };
+                    log.triggers.push(WantedTrigger { uid: uid_of(trigger), definition });
                     log.secrets.0.extend(resolved.secrets.0);
                 }
                 (Ok(()), None) => {}

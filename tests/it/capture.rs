@@ -96,12 +96,12 @@ async fn two_triggers_on_a_table_share_one_row_and_each_has_its_bit() {
 async fn a_listened_column_has_changed_when_what_is_stored_has_whatever_its_type_and_name() {
     let database = Database::new().await;
     // Names that the function itself uses, and types with an `=` that fails, is blind, or is not there.
-    let columns = ["matched", "eventtrigger", "op", "r", "total", "data", "price", "day"];
+    let columns = ["matched", "eventtrigger", "op", "r", "total", "data", "price", "day", "cents"];
     database
         .run(
             "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
              CREATE TABLE odd (id int PRIMARY KEY, matched int, eventtrigger text COLLATE blind, op boolean, r uuid,
-                               total numeric, data json, price point, day date)",
+                               total numeric, data json, price point, day date, cents numeric(12, 2))",
         )
         .await;
     let admin = database.admin().await;
@@ -121,6 +121,8 @@ async fn a_listened_column_has_changed_when_what_is_stored_has_whatever_its_type
         "data = '2'",
         "price = '(1,1.0000000001)'",
         "day = 'infinity'",
+        // It is rounded: the second time it is the same.
+        "cents = 1.004",
     ];
     for (n, set) in sets.into_iter().enumerate() {
         // The second time nothing changes: no event, also where both are NULL.
@@ -132,7 +134,7 @@ async fn a_listened_column_has_changed_when_what_is_stored_has_whatever_its_type
         assert!(logged[n + 1].starts_with(&format!("U {bits} ")), "{set}: {logged:#?}");
     }
     database.run("UPDATE odd SET matched = 3, total = 2").await;
-    assert!(database.logged().await[9].starts_with("U 10001000 "));
+    assert!(database.logged().await[10].starts_with("U 100010000 "));
 }
 
 #[rstest]

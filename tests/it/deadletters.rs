@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use eventtrigger::log::{
-    Definition, Retention,
-    definition::{DeadLetterSink, Format, Header, HeaderValue, Mode, Policy, SecretName, Sink},
+use eventtrigger::{
+    log::{
+        Definition, Hindrance, Retention,
+        definition::{DeadLetterSink, Format, Header, HeaderValue, Mode, Policy, SecretName, Sink},
+    },
+    name::ObjectName,
 };
 
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
 };
 
 /// One whose dead letters go to the path `/dead` of the receiver, again after 20 ms.
-fn forwarding(name: &str, receiver: &Receiver) -> Definition {
+pub(crate) fn forwarding(name: &str, receiver: &Receiver) -> Definition {
     let plain = trigger(name, receiver.url("/"));
     let sink = Sink::to(receiver.url("/dead"));
     Definition { dead_letter_sink: Some(DeadLetterSink { sink, policy: plain.policy.clone() }), ..plain }
@@ -156,4 +159,28 @@ async fn a_redriven_event_that_dies_again_is_forwarded_again_and_one_that_arrive
     assert!(letters(&database).await.is_empty());
     worker.stop().await;
     assert_eq!(to("/dead", &receiver.hits()).len(), 2);
+}
+
+#[tokio::test]
+async fn a_dead_letter_sink_that_takes_nothing_is_told_of_after_a_minute_and_counted_at_once() {
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    admin.install("u1", &forwarding("all", &receiver)).await.unwrap();
+    receiver.reply(|hit, _| Reply::now(if hit.path == "/dead" { 503 } else { 422 }));
+    let worker = Running::start(&database);
+    database.run("INSERT INTO orders VALUES (1)").await;
+    receiver.until("two attempts", |hits| to("/dead", hits).len() >= 2).await;
+    let dead = Hindrance { dead: true, ..Hindrance::default() };
+    let all = ObjectName::new("shop", "all");
+    assert_eq!(admin.hindrances().await.unwrap()[&all], dead);
+    assert!(worker.metric("eventtrigger_dead_letter_sink_failures_total") >= 1.0);
+    assert!((worker.metric("eventtrigger_dead_letter_sink_failing") - 1.0).abs() < 0.1);
+    database.run("UPDATE eventlog.dead_letter SET at = at - interval '1 minute'").await;
+    assert_eq!(admin.hindrances().await.unwrap()[&all], Hindrance { unforwarded: true, ..dead.clone() });
+    receiver.reply(|_, _| Reply::now(200));
+    database.until("it to be taken", ALL_FORWARDED).await;
+    assert_eq!(admin.hindrances().await.unwrap()[&all], dead);
+    assert!((worker.metric("eventtrigger_dead_letters_forwarded_total") - 1.0).abs() < 0.1);
+    assert!(worker.metric("eventtrigger_dead_letter_sink_failing").abs() < 0.1);
+    worker.stop().await;
 }

@@ -26,6 +26,7 @@ pub(crate) struct Hit {
     pub(crate) body: String,
     /// When it came.
     pub(crate) at: Instant,
+    pub(crate) answered: Instant,
     /// What was answered.
     pub(crate) status: u16,
 }
@@ -111,6 +112,10 @@ impl Receiver {
         Self { inner, port }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
@@ -173,7 +178,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn receive(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, body: String) -> impl IntoResponse {
-    let mut hit = Hit { path: uri.to_string(), headers, body, at: Instant::now(), status: 0 };
+    let now = Instant::now();
+    let mut hit = Hit { path: uri.to_string(), headers, body, at: now, answered: now, status: 0 };
     inner.begun.send_modify(|begun| *begun.entry(hit.path.clone()).or_default() += 1);
     let key = (hit.path.clone(), hit.header("ce-partitionkey").to_owned());
     if !locked(&inner.open).insert(key.clone()) {
@@ -196,6 +202,7 @@ async fn receive(State(inner): State<Arc<Inner>>, uri: Uri, headers: HeaderMap, 
     *locked(&inner.late) += usize::from(hit.at.elapsed() >= Duration::from_millis(300));
     *locked(&inner.answered).entry((hit.path.clone(), hit.id().to_owned())).or_default() += 1;
     hit.status = reply.status;
+    hit.answered = Instant::now();
     let answer = format!("got {:?} {}", hit.headers, hit.body);
     inner.hits.send_modify(|hits| hits.push(hit));
     let wait = reply.retry_after.map(|seconds| ("retry-after", seconds.to_string()));

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use eventtrigger::log::{
     Admin, AdminError, Claim, Cursor, DeadLetter, Definition, Exception, Failure, Move, Retention, Slot, Worker,
-    definition::{DeadLetterSink, Policy, Sink},
+    definition::{DeadLetterSink, OwnWorkers, Policy, Sink},
 };
 
 use crate::support::{Database, everything, orders, owner, root, schema};
@@ -101,6 +101,17 @@ async fn roles_with_the_documented_rights_do_all_there_is_to_do() {
     assert!(worker.claim(&claim).await.unwrap().is_empty());
     worker.forwarded(&again, None).await.unwrap();
     assert!(worker.claim(&claim).await.unwrap().is_empty());
+    // An EventTrigger goes to workers of its own, and back when there are none.
+    let its_own = Definition { own_workers: Some(OwnWorkers::Running), ..everything("all", orders()) };
+    install(&its_own).await.unwrap();
+    let lease = *leases.iter().find(|lease| lease.slot == Slot::of(subscription)).unwrap();
+    let own = Worker::of(&delivery, &schema(), &owner().uid, Some(&its_own.trigger)).await.unwrap();
+    own.survey("test", Duration::from_mins(1)).await.unwrap();
+    assert_eq!(worker.departing(Duration::from_mins(1)).await.unwrap(), [subscription]);
+    assert!(worker.hand_over(subscription, lease).await.unwrap());
+    install(&everything("all", orders())).await.unwrap();
+    assert!(worker.awaits().await.unwrap() && worker.fetch_over().await.unwrap());
+    assert!(!worker.awaits().await.unwrap() && !worker.fetch_over().await.unwrap());
     worker.leave().await.unwrap();
     let delivery = client(&database, "d").await;
     for forbidden in [

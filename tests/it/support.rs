@@ -171,7 +171,6 @@ impl Database {
         Self { config, client }
     }
 
-    /// Runs a script as the owner.
     /// Waits until a query's one value is true.
     pub(crate) async fn until(&self, what: &str, sql: &str) {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -181,6 +180,7 @@ impl Database {
         }
     }
 
+    /// Runs a script as the owner.
     pub(crate) async fn run(&self, sql: &str) {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
@@ -206,6 +206,8 @@ pub(crate) fn everything(name: &str, table: TableName) -> Definition {
         context: Context::default(),
         replicated: false,
         ordering: eventtrigger::log::definition::Ordering::default(),
+        partitions: 1,
+        own_workers: None,
         sink: None,
         policy: Policy::default(),
         dead_letter_sink: None,

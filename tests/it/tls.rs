@@ -96,6 +96,10 @@ async fn a_mode_checks_what_libpq_checks(
             Err(())
         };
         if found == encrypted {
+            if let Err(error) = opened {
+                let told = format!("the certificate of {config} is not trusted; connection.tls.ca must hold");
+                assert!(error.to_string().starts_with(&told), "{error}");
+            }
             return;
         }
         assert!(std::time::Instant::now() < deadline, "{found:?} instead of {encrypted:?}: {:?}", opened.err());

@@ -11,11 +11,14 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{build, covers::covers, owner, triggers};
+use super::{
+    build::{self, Common},
+    covers::covers,
+    owner, triggers,
+};
 use crate::{
     api::EventLog,
     controller::{
-        cluster::Cluster,
         context::Context,
         error::{Error, failed},
         status::{MANAGER, Progress},
@@ -48,7 +51,9 @@ pub(super) async fn workers(log: &EventLog, ctx: &Context, connection: ConnectCo
     };
     let secret = apply(log, ctx, &build::secret(log, &config)).await?;
     let version = secret.resource_version().unwrap_or_default();
-    apply(log, ctx, &build::deployment(log, &ctx.image, &ctx.addresses, &version)).await
+    let common =
+        Common { log, image: &ctx.image, addresses: &ctx.addresses, traces: &ctx.traces, secret_version: &version };
+    apply(log, ctx, &build::deployment(common)).await
 }
 
 /// What of a trigger goes to a sink.
@@ -62,8 +67,7 @@ enum Part {
 /// needs none.
 async fn secrets(log: &EventLog, ctx: &Context) -> Result<BTreeMap<SecretName, String>, Error> {
     let namespace = log.namespace().unwrap_or_default();
-    let cluster = Cluster(ctx.client.clone());
-    let (here, cluster) = (namespace.as_str(), &cluster);
+    let (here, cluster) = (namespace.as_str(), &ctx.cluster);
     let mut destinations = Vec::new();
     for trigger in triggers(log, ctx) {
         if trigger.metadata.deletion_timestamp.is_some() {
@@ -91,9 +95,10 @@ async fn secrets(log: &EventLog, ctx: &Context) -> Result<BTreeMap<SecretName, S
     Ok(found.into_iter().flatten().flat_map(|secrets| secrets.0).collect())
 }
 
-/// The object as it is wanted: applied if it is missing or differs.
-async fn apply<K>(log: &EventLog, ctx: &Context, wanted: &K) -> Result<K, Trouble>
+/// The object of `owner` as it is wanted: applied if it is missing or differs.
+pub(in crate::controller) async fn apply<K, O>(owner: &O, ctx: &Context, wanted: &K) -> Result<K, Trouble>
 where
+    O: Resource<DynamicType = ()>,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize,
 {
     let (kind, name) = (K::kind(&()), wanted.name_any());
@@ -101,10 +106,11 @@ where
     let api = Api::<K>::namespaced(ctx.client.clone(), &namespace);
     let found = api.get_opt(&name).await.map_err(failed(format!("get {kind} {namespace}/{name}")))?;
     if let Some(found) = found {
-        if !owns(log, &found) {
+        if !owns(owner, &found) {
+            let of = O::kind(&());
             let message = format!(
-                "{kind} {namespace}/{name} is needed for the delivery workers, and is not this EventLog's; delete it, or \
-                 give the EventLog another name"
+                "{kind} {namespace}/{name} is needed for the delivery workers, and is not this {of}'s; delete it, or \
+                 give the {of} another name"
             );
             return Err(Trouble::retry("NameTaken", message));
         }
@@ -117,10 +123,10 @@ where
     api.patch(&name, &params, &Patch::Apply(wanted)).await.map_err(|error| refused(&kind, &namespace, &name, error))
 }
 
-/// Whether `object` was made for this very log, not for one of the same name before it.
-fn owns(log: &EventLog, object: &impl Resource) -> bool {
+/// Whether `object` was made for this very owner, not for one of the same name before it.
+pub(in crate::controller) fn owns(owner: &impl Resource, object: &impl Resource) -> bool {
     let owners = object.meta().owner_references.iter().flatten();
-    owners.into_iter().any(|owner| owner.controller == Some(true) && Some(&owner.uid) == log.metadata.uid.as_ref())
+    owners.into_iter().any(|one| one.controller == Some(true) && Some(&one.uid) == owner.meta().uid.as_ref())
 }
 
 fn json(object: &impl Serialize) -> Value {

@@ -1,6 +1,6 @@
 //! EventLogs: the log in the database, and the workers that deliver from it.
 
-mod apply;
+pub(super) mod apply;
 pub(super) mod build;
 mod covers;
 mod release;
@@ -12,10 +12,9 @@ use kube::ResourceExt;
 use tokio::time::timeout;
 
 use self::status::{Database, Seen};
-pub(super) use self::status::{SCALED_TO_ZERO, STARTING, UNAVAILABLE};
+pub(super) use self::status::{SCALED_TO_ZERO, STARTING, UNAVAILABLE, delivering, scale};
 use super::{
     admins::{ANSWER, Age, Opened, Wanted},
-    cluster::Cluster,
     context::{Context, log_of, name_of, pick},
     error::Error,
     finalizer,
@@ -47,7 +46,7 @@ impl Kind for EventLog {
         let seen = look(&log, &ctx).await;
         let old = log.status.as_ref();
         let new = status::status(old, &seen, log.metadata.generation.unwrap_or_default(), now());
-        if write(&ctx.client, &*log, old, &new).await? {
+        if write(&ctx.client, &ctx.own, &*log, &new).await? {
             let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
             ctx.events.readiness(&*log, before, &new.conditions).await;
             for news in status::news(old, &new) {
@@ -84,8 +83,9 @@ async fn look(log: &EventLog, ctx: &Context) -> Seen {
     Seen { database, workers }
 }
 
-async fn connection(log: &EventLog, ctx: &Context) -> Result<ConnectConfig, Trouble> {
-    match resolve::connection(log, &Cluster(ctx.client.clone())).await {
+/// How the controller connects, as the Secrets are now.
+pub(super) async fn connection(log: &EventLog, ctx: &Context) -> Result<ConnectConfig, Trouble> {
+    match resolve::connection(log, &ctx.cluster).await {
         Ok(Ok(config)) => Ok(config),
         Ok(Err(problem)) => Err(Trouble::stalled(problem)),
         Err(error) => Err(Error::from(error).into()),
@@ -94,7 +94,7 @@ async fn connection(log: &EventLog, ctx: &Context) -> Result<ConnectConfig, Trou
 
 /// How the workers connect, if not as the controller does.
 async fn delivery_connection(log: &EventLog, ctx: &Context) -> Result<Option<ConnectConfig>, Trouble> {
-    match resolve::delivery_connection(log, &Cluster(ctx.client.clone())).await {
+    match resolve::delivery_connection(log, &ctx.cluster).await {
         Ok(Ok(config)) => Ok(config),
         Ok(Err(problem)) => Err(Trouble::stalled(problem)),
         Err(error) => Err(Error::from(error).into()),

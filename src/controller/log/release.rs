@@ -13,7 +13,7 @@ use crate::{
         context::{Context, name_of},
         error::Error,
         events::News,
-        farewell::{Parting, RETRY, abandoned, is_abandoned, judge, waiting},
+        farewell::{Parting, RETRY, abandoned, is_abandoned, judge, record, waiting},
         finalizer,
         status::{Progress, conclude, now, write},
         trouble::{Next, Trouble},
@@ -37,6 +37,7 @@ pub(super) async fn release(log: &EventLog, ctx: &Context) -> Result<Next, Error
     };
     match parting {
         Parting::Go(news) => {
+            record(log, &news);
             ctx.events.publish(log, news).await;
             finalizer::remove(&ctx.client, log, FINALIZER).await?;
             ctx.admins.close(&log.uid().unwrap_or_default());
@@ -52,7 +53,7 @@ pub(super) async fn release(log: &EventLog, ctx: &Context) -> Result<Next, Error
             let generation = log.metadata.generation.unwrap_or_default();
             conclude(&mut new.conditions, [], ready, Progress::Reconciling, generation, now());
             new.observed_generation = generation;
-            write(&ctx.client, log, log.status.as_ref(), &new).await?;
+            write(&ctx.client, &ctx.own, log, &new).await?;
             Ok(Next::Backoff(RETRY))
         }
     }
@@ -64,18 +65,23 @@ async fn end(log: &EventLog, ctx: &Context) -> Result<News, Trouble> {
     if !opened && known.is_none() {
         return Ok(News::normal("Released", "nothing had been made in the database"));
     }
-    let admin = match connection(log, ctx).await {
-        Ok(config) => open(log, ctx, &config).await?.0,
+    let (admin, lost) = match connection(log, ctx).await {
+        Ok(config) => (open(log, ctx, &config).await?.0, None),
         // The Secret went first; what is open still serves.
-        Err(trouble) => known.ok_or(trouble)?,
+        Err(trouble) => match known {
+            Some(admin) => (admin, Some(trouble)),
+            None => return Err(trouble),
+        },
     };
-    match log.spec.reclaim_policy {
-        ReclaimPolicy::Delete => drop_log(&admin).await,
-        ReclaimPolicy::Retain => {
-            await_triggers(log, ctx)?;
-            keep(&admin).await
-        }
+    if log.spec.reclaim_policy == ReclaimPolicy::Retain {
+        await_triggers(log, ctx)?;
     }
+    let ended = match log.spec.reclaim_policy {
+        ReclaimPolicy::Delete => drop_log(&admin).await,
+        ReclaimPolicy::Retain => keep(&admin).await,
+    };
+    // If what was open is of no use any more, then no other connection can be made without the Secret.
+    ended.map_err(|trouble| lost.unwrap_or(trouble))
 }
 
 async fn drop_log(admin: &Arc<Admin>) -> Result<News, Trouble> {

@@ -56,15 +56,13 @@ pub(super) fn status(old: Option<&EventLogStatus>, seen: &Seen, generation: i64,
         Err(trouble) => trouble.verdict(),
     };
     let delivering = match &seen.workers {
-        Ok(Some(workers)) => delivering(workers, delivered(old)),
+        Ok(Some(workers)) => delivering(workers, "delivery.replicas", delivered(old)),
         Ok(None) => Verdict::no("NoWorkers", "the workers are started once the log is open"),
         Err(trouble) => trouble.verdict(),
     };
     if let Ok(Some(workers)) = &seen.workers {
-        new.replicas = Some(workers.status.as_ref().and_then(|status| status.replicas).unwrap_or_default());
-        let labels = workers.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
-        let pairs = labels.into_iter().flatten().map(|(key, value)| format!("{key}={value}"));
-        new.selector = Some(pairs.collect::<Vec<_>>().join(","));
+        let (replicas, selector) = scale(workers);
+        (new.replicas, new.selector) = (Some(replicas), Some(selector));
     }
     let fault =
         [&log_ready, &delivering].into_iter().find(|part| part.status != "True" && part.reason != SCALED_TO_ZERO);
@@ -138,11 +136,19 @@ fn delivered(old: Option<&EventLogStatus>) -> bool {
     before.is_some_and(|before| before.status == "True" || before.reason == UNAVAILABLE)
 }
 
-/// One available worker is enough: it delivers everything until there are more.
-fn delivering(workers: &Deployment, delivered: bool) -> Verdict {
+/// How many pods there are, and what selects them, for the scale subresource.
+pub(in crate::controller) fn scale(workers: &Deployment) -> (i32, String) {
+    let replicas = workers.status.as_ref().and_then(|status| status.replicas).unwrap_or_default();
+    let labels = workers.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
+    let pairs = labels.into_iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    (replicas, pairs.collect::<Vec<_>>().join(","))
+}
+
+/// One available worker is enough: it delivers everything until there are more. `field` says how many there are to be.
+pub(in crate::controller) fn delivering(workers: &Deployment, field: &str, delivered: bool) -> Verdict {
     let name = workers.metadata.name.as_deref().unwrap_or_default();
     if workers.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {
-        return Verdict::no(SCALED_TO_ZERO, "delivery.replicas is 0: events wait in the log");
+        return Verdict::no(SCALED_TO_ZERO, format!("{field} is 0: events wait in the log"));
     }
     let (available, conditions) = match &workers.status {
         Some(status) => (status.available_replicas.unwrap_or_default(), status.conditions.as_deref()),

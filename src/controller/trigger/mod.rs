@@ -2,6 +2,7 @@
 
 mod release;
 mod status;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +10,9 @@ use kube::ResourceExt;
 use tokio::time::timeout;
 
 pub(super) use self::status::is_partial;
-use self::status::{Captured, Seen};
+use self::status::{Captured, LOG_NOT_FOUND, Seen};
 use super::{
     admins::ANSWER,
-    cluster::Cluster,
     context::{Context, log_of, name_of},
     error::Error,
     events::News,
@@ -52,7 +52,7 @@ impl Kind for EventTrigger {
         };
         let old = trigger.status.as_ref();
         let new = status::status(old, &seen, &trigger, now());
-        if write(&ctx.client, &*trigger, old, &new).await? {
+        if write(&ctx.client, &ctx.own, &*trigger, &new).await? {
             let before = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
             ctx.events.readiness(&*trigger, before, &new.conditions).await;
         }
@@ -64,13 +64,13 @@ impl Kind for EventTrigger {
 /// opened: what an earlier one wrote holds until there is something to say.
 async fn look(trigger: &EventTrigger, ctx: &Context) -> Option<Seen> {
     let log = find_log(trigger, ctx).await;
-    let Resolved { definition, sink, secrets } = match resolve::definition(trigger, &Cluster(ctx.client.clone())).await
-    {
+    let Resolved { definition, sink, secrets } = match resolve::definition(trigger, &ctx.cluster).await {
         Ok(resolved) => resolved,
         Err(error) => {
             let trouble = Trouble::from(Error::from(error));
-            let (sink, hindrance) = (Err(trouble), Hindrance::default());
-            return Some(Seen { log, sink, captured: Captured::NotTried, hindrance });
+            let (sink, hindrance, captured) = (Err(trouble), Hindrance::default(), Captured::NotTried);
+            let workers = workers::bring(trigger, ctx, &log, &captured).await;
+            return Some(Seen { log, sink, captured, workers, hindrance });
         }
     };
     if ctx.needs.changed(&name_of(trigger), secrets) {
@@ -87,18 +87,22 @@ async fn look(trigger: &EventTrigger, ctx: &Context) -> Option<Seen> {
     };
     let uid = log.as_ref().ok().and_then(ResourceExt::uid);
     let hindrance = uid.map(|uid| ctx.admins.hindrance(&uid, &name_of(trigger))).unwrap_or_default();
-    Some(Seen { log, sink, captured, hindrance })
+    let workers = workers::bring(trigger, ctx, &log, &captured).await;
+    if let Err(Trouble { problem, .. }) = &workers {
+        tracing::warn!(trigger = %name_of(trigger), reason = problem.reason, error = problem.message, "its own workers are not as they should be");
+    }
+    Some(Seen { log, sink, captured, workers, hindrance })
 }
 
 /// The trigger's log, if it is open.
 async fn find_log(trigger: &EventTrigger, ctx: &Context) -> Result<EventLog, Trouble> {
     let name = log_of(trigger);
-    let found = Cluster(ctx.client.clone()).log(&name.namespace, &name.name).await.map_err(Error::from)?;
+    let found = ctx.cluster.log(&name.namespace, &name.name).await.map_err(Error::from)?;
     let Some(log) = found else {
         let message = format!(
             "spec.eventLogRef.name: there is no EventLog {name}; create it, or make an EventTrigger for another"
         );
-        return Err(Trouble::stalled(Problem::new("LogNotFound", message)));
+        return Err(Trouble::stalled(Problem::new(LOG_NOT_FOUND, message)));
     };
     if log.metadata.deletion_timestamp.is_some() {
         return Err(Trouble::retry("LogTerminating", format!("EventLog {name} is being deleted")));
@@ -162,6 +166,7 @@ fn next(trigger: &EventTrigger, seen: &Seen) -> Next {
         Captured::Failed(_) => Next::Backoff(DATABASE),
         // The log's own change wakes the trigger up; the delay is for a failed look-up.
         Captured::NotTried if seen.log.is_err() => Next::Backoff(LONGEST),
+        _ if seen.workers.is_err() => Next::Backoff(LONGEST),
         _ => sink::next(seen.sink.as_ref().err(), &trigger.spec.sink, trigger.spec.delivery.as_ref()),
     }
 }

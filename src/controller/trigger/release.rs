@@ -1,5 +1,7 @@
 //! The end of an EventTrigger.
 
+use std::sync::PoisonError;
+
 use kube::ResourceExt;
 use tokio::time::timeout;
 
@@ -8,12 +10,12 @@ use crate::{
     api::{EventTrigger, ReclaimPolicy, condition::Verdict},
     controller::{
         admins::ANSWER,
-        cluster::Cluster,
         context::{Context, log_of, name_of},
         error::Error,
         events::News,
-        farewell::{Parting, RETRY, abandoned, is_abandoned, judge, waiting},
+        farewell::{Parting, RETRY, abandoned, is_abandoned, judge, record, waiting},
         finalizer,
+        log::connection,
         status::{Progress, conclude, now, write},
         trouble::{Next, Trouble},
     },
@@ -32,9 +34,11 @@ pub(super) async fn release(trigger: &EventTrigger, ctx: &Context) -> Result<Nex
     };
     match parting {
         Parting::Go(news) => {
+            record(trigger, &news);
             ctx.events.publish(trigger, news).await;
             finalizer::remove(&ctx.client, trigger, FINALIZER).await?;
             ctx.needs.changed(&name_of(trigger), Secrets::default());
+            ctx.bare.lock().unwrap_or_else(PoisonError::into_inner).remove(&trigger.uid().unwrap_or_default());
             // Its workers may need fewer secrets now, and a log that is being deleted waits for its triggers.
             ctx.pokes.log(&log_of(trigger));
             Ok(Next::Settled)
@@ -45,18 +49,19 @@ pub(super) async fn release(trigger: &EventTrigger, ctx: &Context) -> Result<Nex
             let generation = trigger.metadata.generation.unwrap_or_default();
             conclude(&mut new.conditions, [], ready, Progress::Reconciling, generation, now());
             new.observed_generation = generation;
-            write(&ctx.client, trigger, trigger.status.as_ref(), &new).await?;
+            write(&ctx.client, &ctx.own, trigger, &new).await?;
             Ok(Next::Backoff(RETRY))
         }
     }
 }
 
 async fn end(trigger: &EventTrigger, ctx: &Context) -> Result<News, Trouble> {
-    if trigger.spec.reclaim_policy == ReclaimPolicy::Retain {
+    let retain = trigger.spec.reclaim_policy == ReclaimPolicy::Retain;
+    if retain && trigger.spec.deployment.is_none() {
         return Ok(News::normal("Retained", "capture goes on (reclaimPolicy Retain)"));
     }
     let name = log_of(trigger);
-    let found = Cluster(ctx.client.clone()).log(&name.namespace, &name.name).await.map_err(Error::from)?;
+    let found = ctx.cluster.log(&name.namespace, &name.name).await.map_err(Error::from)?;
     let Some(log) = found else {
         return Ok(abandoned(&format!("EventLog {name} is gone")));
     };
@@ -71,9 +76,22 @@ async fn end(trigger: &EventTrigger, ctx: &Context) -> Result<News, Trouble> {
             None => Trouble::retry("LogNotReady", format!("EventLog {name} is not open")),
         });
     };
-    match timeout(ANSWER, admin.remove(&name_of(trigger))).await {
-        Ok(Ok(())) => Ok(News::normal("Removed", "capture for this EventTrigger was removed")),
-        Ok(Err(error)) => Err(Trouble::from(&error)),
-        Err(_) => Err(Trouble::retry("DatabaseError", "the database does not answer")),
-    }
+    let trigger = name_of(trigger);
+    let done = async { if retain { admin.share(&trigger).await } else { admin.remove(&trigger).await } };
+    let failed = match timeout(ANSWER, done).await {
+        Ok(Ok(())) if retain => {
+            return Ok(News::normal(
+                "Retained",
+                "capture goes on (reclaimPolicy Retain), and the EventLog's workers deliver its events",
+            ));
+        }
+        Ok(Ok(())) => return Ok(News::normal("Removed", "capture for this EventTrigger was removed")),
+        Ok(Err(error)) => Trouble::from(&error),
+        Err(_) => Trouble::retry("DatabaseError", "the database does not answer"),
+    };
+    Err(match connection(&log, ctx).await {
+        // What was open is of no use any more, and no other connection can be made.
+        Err(lost) if lost.progress == Progress::Stalled => lost,
+        _ => failed,
+    })
 }

@@ -1,25 +1,31 @@
 //! What an EventTrigger's status says. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::{
+    api::apps::v1::Deployment,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 
 use crate::{
     api::{
-        EventLog, EventTrigger, EventTriggerStatus,
+        CloudEventAttributes, EventLog, EventTrigger, EventTriggerStatus,
         condition::{CAPTURED, DELIVERING, LOG_READY, SINK_RESOLVED, Verdict},
     },
     controller::{
-        context::name_of,
-        log::{SCALED_TO_ZERO, STARTING, UNAVAILABLE},
+        context::{log_of, name_of},
+        log::{self, SCALED_TO_ZERO, STARTING, UNAVAILABLE, scale},
         status::{Progress, conclude},
         trouble::Trouble,
     },
-    log::{DEAD_LETTERS, EVENTS_PARKED, Hindrance, Remedy},
+    delivery::cloudevents,
+    log::{DEAD_LETTER_SINK_FAILING, DEAD_LETTERS, EVENTS_PARKED, Hindrance, Operation, Remedy},
     name::{Ident, Literal, ObjectName},
     resolve::Problem,
 };
 
 const SUSPENDED: &str = "Suspended";
+/// There is no such log.
+pub(super) const LOG_NOT_FOUND: &str = "LogNotFound";
 
 /// What one round found.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub(super) struct Seen {
     /// Where events go.
     pub(super) sink: Result<String, Trouble>,
     pub(super) captured: Captured,
+    /// The workers of its own, if it asks for some and they are there.
+    pub(super) workers: Result<Option<Deployment>, Trouble>,
     /// What the workers found.
     pub(super) hindrance: Hindrance,
 }
@@ -69,7 +77,13 @@ pub(super) fn status(
         Err(trouble) => trouble.verdict(),
     };
     let before = old.and_then(|old| old.conditions.iter().find(|condition| condition.type_ == DELIVERING));
-    let flow = delivering(seen, &name_of(trigger), spec.suspend, before);
+    let own_before = old.is_some_and(|old| old.replicas.is_some_and(|replicas| replicas > 0));
+    let flow = delivering(seen, trigger, before, own_before);
+    if spec.deployment.is_none() {
+        (new.replicas, new.selector) = (None, None);
+    } else if let Ok(workers) = &seen.workers {
+        (new.replicas, new.selector) = workers.as_ref().map(scale).unzip();
+    }
     let delivering = flow.as_ref().map_or_else(Trouble::verdict, Clone::clone);
     let parts = [log_ready, captured, resolved, delivering];
     let by_wish = |part: &Verdict| [SUSPENDED, SCALED_TO_ZERO].contains(&part.reason);
@@ -96,6 +110,7 @@ pub(super) fn status(
     };
     new.observed_generation = generation;
     new.table = Some(format!("{}.{}", spec.table.schema, spec.table.name));
+    new.ce_attributes = attributes(trigger);
     new.sink_uri = seen.sink.as_ref().ok().cloned();
     let kinds = [LOG_READY, CAPTURED, SINK_RESOLVED, DELIVERING];
     conclude(&mut new.conditions, kinds.into_iter().zip(parts), ready, progress, generation, now);
@@ -109,20 +124,52 @@ pub(super) fn status(
     new
 }
 
-/// Whether its events are on their way; the workers are the log's. An error is what the workers met.
-fn delivering(seen: &Seen, name: &ObjectName, suspend: bool, before: Option<&Condition>) -> Result<Verdict, Trouble> {
+/// What its events have in common, as CloudEvents.
+fn attributes(trigger: &EventTrigger) -> Vec<CloudEventAttributes> {
+    let on = &trigger.spec.on;
+    let operations = [
+        (Operation::Insert, on.insert.is_some()),
+        (Operation::Update, on.update.is_some()),
+        (Operation::Delete, on.delete.is_some()),
+        (Operation::Truncate, on.truncate.is_some()),
+    ];
+    let source = cloudevents::source(&log_of(trigger));
+    let wanted = operations.into_iter().filter(|(_, wanted)| *wanted);
+    let attributes =
+        |operation| CloudEventAttributes { kind: cloudevents::kind(operation).to_owned(), source: source.clone() };
+    wanted.map(|(operation, _)| attributes(operation)).collect()
+}
+
+/// Whether its events are on their way, by the log's workers or its own, which may have been there before. An error is what the
+/// workers met.
+fn delivering(
+    seen: &Seen,
+    trigger: &EventTrigger,
+    before: Option<&Condition>,
+    own_before: bool,
+) -> Result<Verdict, Trouble> {
     let log = match seen {
-        _ if suspend => return Ok(Verdict::no(SUSPENDED, "suspend is true: events wait in the log")),
+        _ if trigger.spec.suspend => return Ok(Verdict::no(SUSPENDED, "suspend is true: events wait in the log")),
         Seen { log: Ok(log), sink: Ok(_), captured: Captured::Yes(_), .. } => log,
-        Seen { sink: Err(_), .. } => return Ok(Verdict::no("SinkNotResolved", "events wait in the log")),
+        Seen { sink: Err(_), captured: Captured::Yes(_), .. } => {
+            return Ok(Verdict::no("SinkNotResolved", "events wait in the log"));
+        }
+        Seen { sink: Err(_), .. } => return Ok(Verdict::no("SinkNotResolved", "waits for its sink, and for capture")),
         Seen { .. } => return Ok(Verdict::unknown("Pending", "waits for capture")),
     };
+    let flowing = || flowing(&seen.hindrance, &name_of(trigger), &Ident::new(&log.spec.schema), before);
+    if trigger.spec.deployment.is_some() {
+        let Some(workers) = seen.workers.as_ref().map_err(Clone::clone)? else {
+            return Ok(Verdict::no(STARTING, "the first worker is starting"));
+        };
+        let missed = before.is_some_and(|before| before.status == "True" || before.reason == UNAVAILABLE);
+        let verdict = log::delivering(workers, "deployment.replicas", own_before && missed);
+        return if verdict.status == "True" { flowing() } else { Ok(verdict) };
+    }
     let conditions = log.status.iter().flat_map(|status| &status.conditions);
     match conditions.into_iter().find(|condition| condition.type_ == DELIVERING) {
         None => Ok(Verdict::no(STARTING, "the first worker is starting")),
-        Some(workers) if workers.status == "True" => {
-            flowing(&seen.hindrance, name, &Ident::new(&log.spec.schema), before)
-        }
+        Some(workers) if workers.status == "True" => flowing(),
         Some(workers) => {
             let known = [SCALED_TO_ZERO, STARTING].into_iter().find(|reason| workers.reason == *reason);
             Ok(Verdict::no(known.unwrap_or(UNAVAILABLE), workers.message.clone()))
@@ -150,6 +197,14 @@ fn flowing(
     let ObjectName { namespace, name } = name;
     let (space, name) = (Literal(namespace), Literal(name));
     Ok(match hindrance.reason() {
+        Some(reason @ DEAD_LETTER_SINK_FAILING) => Verdict::yes(
+            reason,
+            format!(
+                "events were given up, and the sink that spec.delivery.deadLetterSink names has not taken them for more than a minute; \
+                 they are kept, and it is tried again and again; look at that receiver, and at what the workers log of it; what waits: \
+                 SELECT * FROM {schema}.dead_letter WHERE trigger_namespace = {space} AND trigger_name = {name} AND forward IS NOT NULL"
+            ),
+        ),
         Some(reason @ DEAD_LETTERS) => Verdict::yes(
             reason,
             format!(
@@ -162,7 +217,7 @@ fn flowing(
             reason,
             format!(
                 "events fail and are tried again, those of the same keys wait behind them, all others flow; which and why: \
-                 SELECT p.* FROM {schema}.parked AS p JOIN {schema}.trigger AS t ON t.id = p.trigger_id WHERE p.attempts > 0 \
+                 SELECT p.* FROM {schema}.parked AS p JOIN {schema}.cursor USING (subscription) JOIN {schema}.trigger AS t ON t.id = trigger_id WHERE p.attempts > 0 \
                  AND t.namespace = {space} AND t.name = {name}; what fails to the last becomes a dead letter and can be redriven"
             ),
         ),
@@ -172,7 +227,7 @@ fn flowing(
 
 /// Whether events flow, but not all of them: somebody should know.
 pub(in crate::controller) fn is_partial(reason: &str) -> bool {
-    [DEAD_LETTERS, EVENTS_PARKED].contains(&reason)
+    [DEAD_LETTER_SINK_FAILING, DEAD_LETTERS, EVENTS_PARKED].contains(&reason)
 }
 
 #[cfg(test)]
@@ -211,7 +266,7 @@ mod tests {
     }
 
     fn seen(log: Result<EventLog, Trouble>, sink: Result<String, Trouble>, captured: Captured) -> Seen {
-        Seen { log, sink, captured, hindrance: Hindrance::default() }
+        Seen { log, sink, captured, workers: Ok(None), hindrance: Hindrance::default() }
     }
 
     fn hindered(by: &str) -> Seen {
@@ -224,12 +279,17 @@ mod tests {
             "gone" => obstacle("SinkGone", Remedy::Act),
             _ => None,
         };
-        let hindrance = Hindrance { obstacle, dead: by == "dead", parked: by == "parked" };
+        let hindrance =
+            Hindrance { obstacle, dead: by == "dead", parked: by == "parked", unforwarded: by == "unforwarded" };
         Seen { hindrance, ..seen(log(AVAILABLE), sink(), yes()) }
     }
 
     fn told(seen: &Seen, suspend: bool) -> String {
-        let status = status(None, seen, &trigger(suspend), Timestamp::UNIX_EPOCH);
+        told_of(seen, &trigger(suspend))
+    }
+
+    fn told_of(seen: &Seen, trigger: &EventTrigger) -> String {
+        let status = status(None, seen, trigger, Timestamp::UNIX_EPOCH);
         let each = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
             format!("{}={}/{}", condition.type_, condition.status, condition.reason)
         };
@@ -291,6 +351,16 @@ mod tests {
         assert_eq!(told(&seen, suspend), expected);
     }
 
+    #[rstest]
+    #[case::captured(yes(), "events wait in the log")]
+    #[case::not_captured(Captured::Failed(stalled("TableNotFound")), "waits for its sink, and for capture")]
+    fn without_a_sink_only_what_is_captured_waits_in_the_log(#[case] captured: Captured, #[case] expected: &str) {
+        let seen = seen(log(AVAILABLE), Err(stalled("SinkNotFound")), captured);
+        let status = status(None, &seen, &trigger(false), Timestamp::UNIX_EPOCH);
+        let delivering = status.conditions.iter().find(|condition| condition.type_ == DELIVERING).unwrap();
+        assert_eq!((delivering.reason.as_str(), delivering.message.as_str()), ("SinkNotResolved", expected));
+    }
+
     const WELL: &str = "LogReady=True/Opened Captured=True/Installed SinkResolved=True/Resolved";
 
     #[rstest]
@@ -300,11 +370,85 @@ mod tests {
     )]
     #[case::somebody_must_act("gone", "Delivering=False/SinkGone Stalled=True/SinkGone Ready=False/SinkGone")]
     #[case::others_flow("dead", "Delivering=True/DeadLetters Ready=True/DeadLetters")]
+    #[case::others_flow_and_nobody_takes_them(
+        "unforwarded",
+        "Delivering=True/DeadLetterSinkFailing Ready=True/DeadLetterSinkFailing"
+    )]
     #[case::others_flow("parked", "Delivering=True/EventsParked Ready=True/EventsParked")]
     fn what_the_workers_met_is_told(#[case] by: &str, #[case] expected: &str) {
         assert_eq!(told(&hindered(by), false), format!("{WELL} {expected}"));
         let suspended = "Delivering=False/Suspended Ready=True/Suspended";
         assert_eq!(told(&hindered(by), true), format!("{WELL} {suspended}"));
+    }
+
+    fn own(workers: Result<Option<Deployment>, Trouble>, by: &str) -> (Seen, EventTrigger) {
+        let mut trigger = trigger(false);
+        trigger.spec.deployment = Some(parse("{replicas: 2}"));
+        // The log's own workers have nothing to do with it.
+        let log = log("status: 'False', reason: ScaledToZero");
+        (Seen { log, workers, ..hindered(by) }, trigger)
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // as it is found
+    fn workers(replicas: i32, status: &str) -> Result<Option<Deployment>, Trouble> {
+        Ok(Some(parse(&format!(
+            "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: paid-workers}}, spec: {{replicas: {replicas}, selector: {{matchLabels: {{a: b, c: d}}}}, template: {{}}}}, status: {status}}}"
+        ))))
+    }
+
+    #[rstest]
+    #[case::well(workers(2, "{availableReplicas: 1}"), "", "Delivering=True/WorkersAvailable Ready=True/Ready")]
+    #[case::hindered(
+        workers(2, "{availableReplicas: 1}"),
+        "gone",
+        "Delivering=False/SinkGone Stalled=True/SinkGone Ready=False/SinkGone"
+    )]
+    #[case::scaled_to_zero(workers(0, "{}"), "", "Delivering=False/ScaledToZero Ready=True/ScaledToZero")]
+    #[case::starting(
+        workers(2, "{}"),
+        "",
+        "Delivering=False/WorkersStarting Reconciling=True/WorkersStarting Ready=False/WorkersStarting"
+    )]
+    #[case::not_there_yet(
+        Ok(None),
+        "",
+        "Delivering=False/WorkersStarting Reconciling=True/WorkersStarting Ready=False/WorkersStarting"
+    )]
+    #[case::refused(
+        Err(stalled("WorkersRefused")),
+        "",
+        "Delivering=False/WorkersRefused Stalled=True/WorkersRefused Ready=False/WorkersRefused"
+    )]
+    fn delivery_by_workers_of_its_own_is_what_those_are(
+        #[case] workers: Result<Option<Deployment>, Trouble>,
+        #[case] by: &str,
+        #[case] expected: &str,
+    ) {
+        let (seen, trigger) = own(workers, by);
+        assert_eq!(told_of(&seen, &trigger), format!("{WELL} {expected}"));
+    }
+
+    #[test]
+    fn workers_of_its_own_that_were_there_are_missed_and_those_that_are_new_are_not() {
+        let reason = |status: &EventTriggerStatus| {
+            status.conditions.iter().find(|condition| condition.type_ == DELIVERING).unwrap().reason.clone()
+        };
+        let round = |old: Option<&EventTriggerStatus>, replicas| {
+            let (seen, trigger) = own(workers(2, replicas), "");
+            status(old, &seen, &trigger, Timestamp::UNIX_EPOCH)
+        };
+        // The log's workers delivered it until now.
+        let shared = status(None, &seen(log(AVAILABLE), sink(), yes()), &trigger(false), Timestamp::UNIX_EPOCH);
+        let starting = round(Some(&shared), "{replicas: 1}");
+        assert_eq!((reason(&shared), reason(&starting)), ("WorkersAvailable".to_owned(), STARTING.to_owned()));
+        assert_eq!(reason(&round(Some(&starting), "{replicas: 2}")), STARTING);
+        let there = round(Some(&starting), "{replicas: 2, availableReplicas: 2}");
+        assert_eq!((there.replicas, there.selector.as_deref()), (Some(2), Some("a=b,c=d")));
+        let missed = round(Some(&there), "{replicas: 2}");
+        assert_eq!(reason(&missed), UNAVAILABLE);
+        assert_eq!(reason(&round(Some(&missed), "{replicas: 2}")), UNAVAILABLE);
+        let shared = status(Some(&there), &seen(log(AVAILABLE), sink(), yes()), &trigger(false), Timestamp::UNIX_EPOCH);
+        assert_eq!((shared.replicas, shared.selector), (None, None));
     }
 
     #[test]
@@ -331,6 +475,7 @@ mod tests {
             status.conditions.iter().find(|condition| condition.type_ == READY).unwrap().message.clone()
         };
         assert!(message("dead").contains(r#"SELECT "eventlog".redrive('shop', 'paid')"#), "{}", message("dead"));
+        assert!(message("unforwarded").contains("spec.delivery.deadLetterSink"), "{}", message("unforwarded"));
         assert!(message("parked").contains(r#"FROM "eventlog".parked"#), "{}", message("parked"));
     }
 

@@ -3,11 +3,11 @@
 //! Sources: CloudEvents 1.0.2, its HTTP protocol binding §3, its JSON format, and its extensions `sequence`,
 //! `partitionkey` and `distributed tracing`.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use ring::digest::{Context as Digest, SHA256};
+use ring::digest::{SHA256, digest};
 
 use super::{Item, NotARow, TRACEPARENT, Written, json, key, plain, segment, shown, shows};
 use crate::{
@@ -23,7 +23,7 @@ const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const SOURCE: HeaderName = HeaderName::from_static("ce-source");
 const TRIGGER: HeaderName = HeaderName::from_static("ce-eventtrigger");
 const ID: HeaderName = HeaderName::from_static("ce-id");
-const TYPE: HeaderName = HeaderName::from_static("ce-type");
+pub(in super::super) const TYPE: HeaderName = HeaderName::from_static("ce-type");
 const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
 const TIME: HeaderName = HeaderName::from_static("ce-time");
 const SEQUENCE: HeaderName = HeaderName::from_static("ce-sequence");
@@ -37,26 +37,45 @@ pub(super) fn sets(name: &HeaderName) -> bool {
 }
 
 /// The attribute `source` of a log's events.
-pub(in crate::delivery) fn source(log: &ObjectName) -> String {
+pub(crate) fn source(log: &ObjectName) -> String {
     format!("/namespaces/{}/eventlogs/{}", segment(&log.namespace), segment(&log.name))
 }
 
+/// The attribute `type` of an operation's events.
+pub(crate) fn kind(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Insert => "dev.eventtrigger.row.insert",
+        Operation::Update => "dev.eventtrigger.row.update",
+        Operation::Delete => "dev.eventtrigger.row.delete",
+        Operation::Truncate => "dev.eventtrigger.row.truncate",
+    }
+}
+
 /// Headers of binary mode that are the same for every event of a subscription.
-pub(super) fn constant(source: &str, trigger: &ObjectName) -> HeaderMap {
-    HeaderMap::from_iter([
+pub(super) fn constant(source: &str, trigger: &ObjectName, extensions: &BTreeMap<String, String>) -> HeaderMap {
+    let own = [
         (SPECVERSION, HeaderValue::from_static("1.0")),
         (SOURCE, attribute(source)),
         (TRIGGER, attribute(&trigger.to_string())),
-    ])
+    ];
+    // The CRD takes names only of which a header can be made.
+    let extension = |(name, value): (&String, &String)| Some((format!("ce-{name}").parse().ok()?, attribute(value)));
+    own.into_iter().chain(extensions.iter().filter_map(extension)).collect()
 }
 
-/// What differs from event to event.
+/// `extensions` as members of an object, each after a comma.
+pub(in crate::delivery) fn members(extensions: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    for (name, value) in extensions {
+        let _ = write!(text, ",{}:{}", json(name), json(value));
+    }
+    text
+}
+
+/// What differs from event to event, and is not written as the event has it.
 struct Attributes<'a> {
-    id: String,
     kind: &'static str,
     subject: String,
-    time: String,
-    sequence: String,
     partition_key: Option<&'a str>,
     traceparent: Option<HeaderValue>,
 }
@@ -67,45 +86,36 @@ impl<'a> Attributes<'a> {
         let Item { event, capture, keys, .. } = *item;
         let TableName { schema, name } = &capture.table;
         let mut subject = format!("{}.{}", segment(schema.as_str()), segment(name.as_str()));
+        let mut add = |key: &str| {
+            subject.push('/');
+            subject.push_str(key);
+        };
         let partition_key = match keys {
             Keys::One(key) | Keys::Both(_, key) => Some(key.as_str()),
             Keys::None | Keys::All => None,
         };
         match (&target.ordering, partition_key, event.new.as_ref().or(event.old.as_ref())) {
-            (Ordering::PrimaryKey, Some(key), _) => subject = format!("{subject}/{key}"),
+            (Ordering::PrimaryKey, Some(key), _) => add(key),
             (Ordering::Columns(_) | Ordering::None, _, Some(row)) if !capture.key.is_empty() => {
-                subject = format!("{subject}/{}", key(row, &capture.key)?);
+                add(&key(row, &capture.key)?);
             }
             _ => {}
         }
-        Ok(Self {
-            id: target.id(event),
-            kind: match event.operation {
-                Operation::Insert => "dev.eventtrigger.row.insert",
-                Operation::Update => "dev.eventtrigger.row.update",
-                Operation::Delete => "dev.eventtrigger.row.delete",
-                Operation::Truncate => "dev.eventtrigger.row.truncate",
-            },
-            subject,
-            time: format!("{:.6}", event.at),
-            sequence: format!("{:020}", event.id),
-            partition_key,
-            traceparent: noted.traceparent(&target.context),
-        })
+        let traceparent = noted.traceparent(&target.context);
+        Ok(Self { kind: kind(event.operation), subject, partition_key, traceparent })
     }
 }
 
 /// Attributes in headers, data as the body.
 pub(super) fn binary(target: &Target, item: &Item<'_>) -> Result<Written, NotARow> {
-    let noted = Noted::of(item.event)?;
-    let Attributes { id, kind, subject, time, sequence, partition_key, traceparent } =
-        Attributes::new(target, item, &noted)?;
+    let (event, noted) = (item.event, Noted::of(item.event)?);
+    let Attributes { kind, subject, partition_key, traceparent } = Attributes::new(target, item, &noted)?;
     let mut headers = target.headers.clone();
-    headers.insert(ID, plain(&id));
+    headers.insert(ID, plain(&target.id(event).to_string()));
     headers.insert(TYPE, HeaderValue::from_static(kind));
     headers.insert(SUBJECT, attribute(&subject));
-    headers.insert(TIME, plain(&time));
-    headers.insert(SEQUENCE, plain(&sequence));
+    headers.insert(TIME, plain(&format!("{:.6}", event.at)));
+    headers.insert(SEQUENCE, plain(&format!("{:020}", event.id)));
     if let Some(key) = partition_key {
         headers.insert(PARTITIONKEY, attribute(key));
     }
@@ -113,7 +123,9 @@ pub(super) fn binary(target: &Target, item: &Item<'_>) -> Result<Written, NotARo
         headers.insert(CE_TRACEPARENT, trace.clone());
         headers.insert(TRACEPARENT, trace);
     }
-    Ok(Written { headers, body: data(target, item.event, &noted, &item.capture.table)?.into() })
+    let mut body = String::with_capacity(length(event));
+    data(&mut body, target, event, &noted, &item.capture.table)?;
+    Ok(Written { headers, body: body.into() })
 }
 
 /// All of it in the body.
@@ -123,7 +135,9 @@ pub(super) fn structured(target: &Target, item: &Item<'_>) -> Result<Written, No
     if let Some(trace) = noted.traceparent(&target.context) {
         headers.insert(TRACEPARENT, trace);
     }
-    Ok(Written { headers, body: object(target, item, &noted)?.into() })
+    let mut body = String::with_capacity(length(item.event));
+    object(&mut body, target, item, &noted)?;
+    Ok(Written { headers, body: body.into() })
 }
 
 /// Several events, each as in structured mode, in their order.
@@ -132,19 +146,18 @@ pub(super) fn structured(target: &Target, item: &Item<'_>) -> Result<Written, No
 /// hex digits of SHA-256 over all ids, each with a line break after it; of a single event: its id.
 pub(super) fn batch(target: &Target, items: &[Item<'_>]) -> Result<Written, NotARow> {
     let mut headers = target.headers.clone();
-    let (mut body, mut digest) = (String::from("["), Digest::new(&SHA256));
+    let mut body = String::with_capacity(items.iter().map(|item| length(item.event)).sum());
+    let mut ids = String::new();
     for item in items {
-        if body.len() > 1 {
-            body.push(',');
-        }
-        body.push_str(&object(target, item, &Noted::of(item.event)?)?);
-        digest.update(format!("{}\n", target.id(item.event)).as_bytes());
+        body.push(if body.is_empty() { '[' } else { ',' });
+        object(&mut body, target, item, &Noted::of(item.event)?)?;
+        let _ = writeln!(ids, "{}", target.id(item.event));
     }
     body.push(']');
-    let mut id = items.first().map(|first| target.id(first.event)).unwrap_or_default();
+    let mut id = ids.lines().next().unwrap_or_default().to_owned();
     if items.len() > 1 {
         id.push('-');
-        for byte in &digest.finish().as_ref()[..8] {
+        for byte in &digest(&SHA256, ids.as_bytes()).as_ref()[..8] {
             let _ = write!(id, "{byte:02x}");
         }
     }
@@ -152,13 +165,20 @@ pub(super) fn batch(target: &Target, items: &[Item<'_>]) -> Result<Written, NotA
     Ok(Written { headers, body: body.into() })
 }
 
-/// The event in CloudEvents' JSON format.
-fn object(target: &Target, item: &Item<'_>, noted: &Noted<'_>) -> Result<String, NotARow> {
-    let Attributes { id, kind, subject, time, sequence, partition_key, traceparent } =
-        Attributes::new(target, item, noted)?;
-    let (source, trigger, subject) = (json(&target.source), json(&target.trigger.to_string()), json(&subject));
-    let mut text = format!(
-        r#"{{"specversion":"1.0","id":"{id}","source":{source},"type":"{kind}","subject":{subject},"time":"{time}","sequence":"{sequence}","eventtrigger":{trigger}"#
+/// About as many bytes as an event takes in a body: most are the rows', the others its attributes'.
+pub(in crate::delivery) fn length(event: &Event) -> usize {
+    512 + [&event.old, &event.new, &event.context].into_iter().flatten().map(String::len).sum::<usize>()
+}
+
+/// Adds the event in CloudEvents' JSON format.
+fn object(text: &mut String, target: &Target, item: &Item<'_>, noted: &Noted<'_>) -> Result<(), NotARow> {
+    let Attributes { kind, subject, partition_key, traceparent } = Attributes::new(target, item, noted)?;
+    let Event { id: sequence, at, .. } = item.event;
+    let (id, trigger) = (target.id(item.event), target.trigger.to_string());
+    let (source, trigger, subject) = (json(&target.source), json(&trigger), json(&subject));
+    let _ = write!(
+        text,
+        r#"{{"specversion":"1.0","id":"{id}","source":{source},"type":"{kind}","subject":{subject},"time":"{at:.6}","sequence":"{sequence:020}","eventtrigger":{trigger}"#
     );
     if let Some(key) = partition_key {
         let _ = write!(text, r#","partitionkey":{}"#, json(key));
@@ -166,23 +186,37 @@ fn object(target: &Target, item: &Item<'_>, noted: &Noted<'_>) -> Result<String,
     if let Some(trace) = traceparent.as_ref().and_then(|trace| trace.to_str().ok()) {
         let _ = write!(text, r#","traceparent":"{trace}""#);
     }
-    let data = data(target, item.event, noted, &item.capture.table)?;
-    let _ = write!(text, r#","datacontenttype":"application/json","data":{data}}}"#);
-    Ok(text)
+    text.push_str(&target.extensions);
+    text.push_str(r#","datacontenttype":"application/json","data":"#);
+    data(text, target, item.event, noted, &item.capture.table)?;
+    text.push('}');
+    Ok(())
 }
 
-/// The data.
-fn data(target: &Target, event: &Event, noted: &Noted<'_>, table: &TableName) -> Result<String, NotARow> {
+/// Adds the data.
+fn data(
+    text: &mut String,
+    target: &Target,
+    event: &Event,
+    noted: &Noted<'_>,
+    table: &TableName,
+) -> Result<(), NotARow> {
     let columns = &target.columns;
     let (old, new) = (shown(event.old.as_deref(), columns)?, shown(event.new.as_deref(), columns)?);
     let (schema, name) = (json(table.schema.as_str()), json(table.name.as_str()));
     let Event { operation, txid, .. } = event;
-    let omitted = noted.omitted(|column| shows(columns, column));
-    let omitted = omitted.map(|names| format!(r#","omitted":{names}"#)).unwrap_or_default();
-    let actor = noted.actor(&target.context).map(|actor| format!(r#","actor":{actor}"#)).unwrap_or_default();
-    Ok(format!(
-        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}"{actor}{omitted}}}"#
-    ))
+    let _ = write!(
+        text,
+        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}""#
+    );
+    if let Some(actor) = noted.actor(&target.context) {
+        let _ = write!(text, r#","actor":{actor}"#);
+    }
+    if let Some(omitted) = noted.omitted(|column| shows(columns, column)) {
+        let _ = write!(text, r#","omitted":{omitted}"#);
+    }
+    text.push('}');
+    Ok(())
 }
 
 pub(super) fn attribute(text: &str) -> HeaderValue {
@@ -198,10 +232,13 @@ mod tests {
         *,
     };
     use crate::{
-        delivery::format::keys,
+        delivery::{
+            format::keys,
+            target::tests::{config, definition},
+        },
         log::{
             Capture,
-            definition::{Batch, Columns, Context, Format, Mode},
+            definition::{Batch, Columns, Context, Format, Mode, Sink},
         },
         name::Ident,
     };
@@ -240,6 +277,27 @@ mod tests {
             ("webhook-id", &id),
         ];
         assert_eq!(sent, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_triggers_own_attributes_stand_beside_the_others_in_every_mode() {
+        let sent = |format: Format| {
+            let mut definition = definition("http://billing", Vec::new());
+            let extensions =
+                [("region", "eu \"west\""), ("team", "ü")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let extensions: BTreeMap<_, _> = extensions.into();
+            definition.sink = definition.sink.map(|sink| Sink { extensions, format, ..sink });
+            let target = Target::new(&definition, &config(), LOG).unwrap();
+            super::super::tests::sent(&target, &event(Operation::Insert, None, Some(r#"{"id":1}"#)), &capture(&["id"]))
+        };
+        let (headers, _) = sent(Format::default());
+        for (name, value) in [("ce-region", "eu%20%22west%22"), ("ce-team", "%C3%BC")] {
+            assert!(headers.contains(&(name.to_owned(), value.to_owned())), "{headers:?}");
+        }
+        let (headers, body) = sent(STRUCTURED);
+        assert!(headers.iter().all(|(name, _)| name != "ce-region"));
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&body["region"], &body["team"]), (&"eu \"west\"".into(), &"ü".into()));
     }
 
     #[rstest]

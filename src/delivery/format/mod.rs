@@ -1,9 +1,12 @@
 //! What a request says: events become headers and a body. Pure.
 
-pub(super) mod cloudevents;
+pub(crate) mod cloudevents;
 mod hasura;
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    fmt::{self, Display as _},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -20,7 +23,7 @@ use super::{
 use crate::{
     log::{
         Capture, Event, Operation,
-        definition::{Columns, Format, Mode, Ordering},
+        definition::{Columns, Format, Mode, Ordering, Sink},
     },
     name::{Ident, ObjectName},
 };
@@ -46,7 +49,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'@');
 
 /// W3C's header for the trace that a request belongs to.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("eventtrigger/", env!("CARGO_PKG_VERSION")));
 
 /// An event to send.
@@ -126,13 +129,13 @@ impl Target {
             Format::CloudEvents(Mode::Batch(_)) => return cloudevents::batch(self, items),
             Format::Hasura { trigger } => hasura::event(self, trigger.as_deref(), first)?,
         };
-        written.headers.insert(signing::ID, plain(&self.id(first.event)));
+        written.headers.insert(signing::ID, plain(&self.id(first.event).to_string()));
         Ok(written)
     }
 
     /// An event's name for ever.
-    fn id(&self, event: &Event) -> String {
-        format!("{}-{}", self.log_id, event.id)
+    fn id(&self, event: &Event) -> impl fmt::Display {
+        fmt::from_fn(move |f| write!(f, "{}-{}", self.log_id, event.id))
     }
 }
 
@@ -142,10 +145,10 @@ pub(super) fn sets(name: &HeaderName) -> bool {
 }
 
 /// Adds to a sink's own headers those that are the same for every event of a subscription.
-pub(super) fn constant(format: &Format, source: &str, trigger: &ObjectName, headers: &mut HeaderMap) {
-    let (agent, kind) = match format {
+pub(super) fn constant(sink: &Sink, source: &str, trigger: &ObjectName, headers: &mut HeaderMap) {
+    let (agent, kind) = match &sink.format {
         Format::CloudEvents(Mode::Binary) => {
-            headers.extend(cloudevents::constant(source, trigger));
+            headers.extend(cloudevents::constant(source, trigger, &sink.extensions));
             (AGENT, "application/json")
         }
         Format::CloudEvents(Mode::Structured) => (AGENT, "application/cloudevents+json"),
@@ -176,8 +179,14 @@ pub(super) fn keys(event: &Event, capture: &Capture, ordering: &Ordering) -> Res
 
 fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
     let row = Row::parse(row)?;
-    let values: Vec<_> = columns.iter().map(|column| segment(&row.text(column.as_str())).into_owned()).collect();
-    Ok(values.join("/"))
+    let mut key = String::new();
+    for (place, column) in columns.iter().enumerate() {
+        if place > 0 {
+            key.push('/');
+        }
+        key.extend(utf8_percent_encode(&row.text(column.as_str()), SEGMENT));
+    }
+    Ok(key)
 }
 
 /// A row as a trigger shows it, as JSON. It stands there as the log has it, byte for byte; only columns that are not wanted are
@@ -203,8 +212,11 @@ fn segment(text: &str) -> Cow<'_, str> {
     utf8_percent_encode(text, SEGMENT).into()
 }
 
-fn json(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// A text as JSON has it.
+fn json(text: &str) -> impl fmt::Display {
+    // Nearly every name and key.
+    let plain = text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
+    fmt::from_fn(move |f| if plain { write!(f, "\"{text}\"") } else { serde_json::Value::from(text).fmt(f) })
 }
 
 /// A header of text that is visible ASCII by nature.
@@ -242,6 +254,7 @@ mod tests {
             old: old.map(str::to_owned),
             new: new.map(str::to_owned),
             context: None,
+            weight: crate::log::Weight::default(),
         }
     }
 
@@ -250,7 +263,7 @@ mod tests {
             id: 1,
             table: TableName::new("public", "orders"),
             key: key.iter().copied().map(Ident::new).collect(),
-            subscriptions: vec![7],
+            triggers: vec![7],
         }
     }
 

@@ -16,18 +16,25 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::{
         courier::{Aim, Courier, Order},
-        ledger::{Ledger, Room},
+        ledger::Ledger,
         pass::Pass,
         progress::Held,
         target::{Hold, Target},
     },
     Io, LINGER, Session,
+    watching::Reading,
 };
-use crate::log::{Capture, Definition, Exception, ParkedLanes, Redriven, Snapshot, Subscription};
+use crate::log::{Capture, Cursor, Definition, Exception, ParkedLanes, Partition, Redriven, Snapshot, Subscription};
 
 /// One subscription.
 pub(super) struct Member {
     pub(super) definition: Definition,
+    pub(super) trigger: i32,
+    pub(super) partition: Partition,
+    /// Whether its events are to be divided otherwise.
+    pub(super) divides: bool,
+    /// Whether other workers are to deliver it.
+    pub(super) departs: bool,
     /// How its events are sent, or why they are not.
     pub(super) aim: Result<Aim, Hold>,
     pub(super) ledger: Ledger,
@@ -35,6 +42,12 @@ pub(super) struct Member {
     pub(super) unsaved: Unsaved,
     /// Events that are parked.
     pub(super) parked: u64,
+    /// Of a partition: when the last window was agreed on, and up to where there is nothing after it.
+    pub(super) cut: Option<Instant>,
+    pub(super) clear: Option<Arc<Snapshot>>,
+    pub(super) reading: Reading,
+    /// Since when nothing is read because of events that take long.
+    pub(super) held_up: Option<Instant>,
 }
 
 pub(super) enum State {
@@ -52,7 +65,14 @@ pub(super) enum State {
     },
     /// In no pass; attempts are ending.
     Leaving { courier: u64, task: AbortHandle },
+    /// In no pass; nothing is under way, and its events are being divided otherwise.
+    Dividing,
+    /// In no pass; nothing is under way, and it is being handed over to other workers.
+    Moving,
 }
+
+/// Where members stand that read together: the window they are in; of partitions the EventTrigger, and the very place.
+type Place = (Option<Snapshot>, Option<(i32, Snapshot, i64)>);
 
 /// What the database does not know of a member's cursor.
 #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
@@ -64,6 +84,13 @@ pub(super) enum Unsaved {
     Done,
 }
 
+impl Member {
+    /// Whether it was handed all that is up to a cut. A partition need not stand there, if nothing was captured since.
+    pub(super) fn is_at(&self, now: &Arc<Snapshot>) -> bool {
+        self.ledger.to().is_none() && (now == self.ledger.from() || self.clear.as_ref() == Some(now))
+    }
+}
+
 impl Session<'_> {
     /// Applies definitions: to those that are known at once, also to events under way.
     pub(super) fn load(&mut self, subscriptions: Vec<Subscription>, captures: Vec<Capture>) {
@@ -72,11 +99,15 @@ impl Session<'_> {
         let captures = captures.into_iter().map(|capture| (capture.id, Arc::new(capture)));
         // Added, not replaced: a page on its way may have events of an older one.
         Arc::make_mut(&mut self.captures).extend(captures);
+        self.subscriptions.clear();
+        for Subscription { id, trigger, .. } in &subscriptions {
+            self.subscriptions.entry(*trigger).or_default().push(*id);
+        }
         let ids: BTreeSet<_> = subscriptions.iter().map(|subscription| subscription.id).collect();
         for id in self.members.keys().copied().filter(|id| !ids.contains(id)).collect::<Vec<_>>() {
             self.forget(id);
         }
-        for Subscription { id, definition, cursor } in subscriptions {
+        for Subscription { id, trigger, partition, divides, departs, definition, cursor } in subscriptions {
             let target = Target::new(&definition, self.given.config, self.worker.log_id()).map(Arc::new);
             let aim = target.and_then(|target| {
                 let sink = definition.sink.as_ref().ok_or(Hold::NoSink)?;
@@ -85,7 +116,14 @@ impl Session<'_> {
             let fresh = self.slots.is_fresh(id);
             if fresh && let Some(member) = self.members.get_mut(&id) {
                 // What was known of it is from before another worker delivered it.
-                member.ledger = Ledger::new(&cursor);
+                member.ledger = Ledger::of(&cursor, !partition.is_whole());
+            }
+            if let Some(member) = self.members.get_mut(&id) {
+                (member.divides, member.departs) = (divides, departs);
+                if !departs {
+                    // Somebody thought better of it.
+                    self.moves.forget(id);
+                }
             }
             match self.members.get_mut(&id) {
                 // What holds it is told again by whoever gets it.
@@ -99,9 +137,22 @@ impl Session<'_> {
                     }
                 }
                 None => {
-                    let ledger = Ledger::new(&cursor);
-                    let member =
-                        Member { definition, aim, ledger, state: State::Resting, unsaved: Unsaved::Nothing, parked: 0 };
+                    let member = Member {
+                        definition,
+                        trigger,
+                        partition,
+                        divides,
+                        departs,
+                        aim,
+                        ledger: Ledger::of(&cursor, !partition.is_whole()),
+                        state: State::Resting,
+                        unsaved: Unsaved::Nothing,
+                        parked: 0,
+                        cut: None,
+                        clear: None,
+                        reading: Reading::default(),
+                        held_up: None,
+                    };
                     self.members.insert(id, member);
                 }
             }
@@ -119,7 +170,9 @@ impl Session<'_> {
             Ok(_) | Err(Hold::Suspended) => None,
             Err(hold) => Some(Held { trigger: member.definition.trigger.clone(), why: hold.to_string() }),
         });
-        let held: Vec<_> = held.collect();
+        let mut held: Vec<_> = held.collect();
+        // Partitions of one EventTrigger are held for the same reason.
+        held.dedup();
         self.gauges.held.set(held.len());
         self.given.monitor.held(held);
     }
@@ -150,6 +203,10 @@ impl Session<'_> {
         for id in self.members.keys().copied().collect::<Vec<_>>() {
             let Some(member) = self.members.get_mut(&id) else { continue };
             match (&member.state, &member.aim) {
+                (State::Active { .. }, _) if self.moves.go(id) => self.leave(id),
+                (State::Resting, _) if self.moves.go(id) => self.written_soon(id),
+                (State::Active { .. }, Ok(_)) if Self::ends_to_divide(member) => self.leave(id),
+                (State::Resting, Ok(_)) if Self::ends_to_divide(member) => self.written_soon(id),
                 (State::Resting, Ok(_)) if written && self.slots.delivers(id) => {
                     member.state = State::Joining;
                     joining.push(id);
@@ -168,27 +225,30 @@ impl Session<'_> {
     /// Gives couriers to members; each takes over what is parked.
     pub(super) fn join(&mut self, ids: Vec<i32>, mut parked: BTreeMap<i32, ParkedLanes>) {
         // Those that were stopped in the middle of the same window read the rest of it together.
-        let mut fresh = Vec::<(Option<Snapshot>, BTreeSet<i32>)>::new();
+        let mut fresh = Vec::<(Place, BTreeSet<i32>)>::new();
         for id in ids {
             let Some(member) = self.members.get_mut(&id) else { continue };
             if !matches!(member.state, State::Joining) {
                 continue;
             }
-            if self.stopping || member.aim.is_err() || !self.slots.delivers(id) {
+            if self.stopping || member.aim.is_err() || self.moves.go(id) || !self.slots.delivers(id) {
                 member.state = State::Resting;
                 continue;
             }
-            let to = member.ledger.cursor().to;
-            match fresh.iter_mut().find(|(known, _)| *known == to) {
+            // Partitions of one EventTrigger read together what they need to read at all.
+            let Cursor { from, to, after, .. } = member.ledger.cursor();
+            let spread = (!member.partition.is_whole()).then_some((member.trigger, from, after));
+            match fresh.iter_mut().find(|((known, place), _)| *known == to && *place == spread) {
                 Some((_, members)) => drop(members.insert(id)),
-                None => fresh.push((to, [id].into())),
+                None => fresh.push(((to, spread), [id].into())),
             }
         }
         // A courier that has gone may have been given some that it did not park.
         self.redriving.retain(|(id, _)| !fresh.iter().any(|(_, members)| members.contains(id)));
         self.look_for_redriven();
-        for (to, members) in fresh {
-            let pass = self.add_pass(Pass::new(members.clone(), to.map(Arc::new)));
+        for ((to, spread), members) in fresh {
+            let pass = Pass::new(members.clone(), to.map(Arc::new)).of(spread.map(|(trigger, ..)| trigger));
+            let pass = self.add_pass(pass);
             for id in members {
                 self.hire(id, pass, parked.remove(&id).unwrap_or_default());
             }
@@ -206,6 +266,7 @@ impl Session<'_> {
         let stop = CancellationToken::new();
         let hired = Courier {
             subscription: id,
+            partition: member.partition,
             number: courier,
             office: self.office.clone(),
             orders: receiver,
@@ -213,7 +274,7 @@ impl Session<'_> {
             parked,
             stop: stop.clone(),
         };
-        member.ledger = Ledger::new(&member.ledger.cursor());
+        member.ledger = member.ledger.anew();
         member.parked = waiting;
         let task = self.couriers.spawn(hired.run());
         member.state = State::Active { courier, pass, orders, aim, stop, task };
@@ -248,10 +309,17 @@ impl Session<'_> {
     }
 
     /// Forgets a member whose definition is gone, and breaks its attempts off.
-    fn forget(&mut self, id: i32) {
+    pub(super) fn forget(&mut self, id: i32) {
         self.leave(id);
-        if let Some(Member { state: State::Leaving { task, .. }, .. }) = self.members.remove(&id) {
+        self.spread.forget(id);
+        self.moves.forget(id);
+        let Some(member) = self.members.remove(&id) else { return };
+        if let State::Leaving { task, .. } = member.state {
             task.abort();
+        }
+        // Other partitions of it may go on here.
+        if self.members.values().all(|other| other.trigger != member.trigger) {
+            self.given.monitor.metrics.forget(&member.definition.trigger);
         }
     }
 
@@ -261,15 +329,15 @@ impl Session<'_> {
             Err(Hold::Suspended) => matches!(member.state, State::Resting),
             Err(_) => false,
             Ok(_) => {
-                member.ledger.room() == Room::Drained
+                member.ledger.is_drained()
                     && member.parked == 0
-                    && member.ledger.to().is_none()
-                    && self.pulse.as_ref().is_some_and(|now| now == member.ledger.from())
+                    && self.pulse.as_ref().is_some_and(|now| member.is_at(now))
+                    && !member.divides
             }
         };
         let written = self.exceptions.is_empty() && !self.committing && self.redriving.is_empty();
         let mut ours = self.members.iter().filter(|(id, _)| self.slots.holds(**id));
-        let known = !self.loading && self.definitions.is_some() && self.slots.is_settled();
+        let known = !self.loading && self.definitions.is_some() && self.slots.is_settled() && !self.moves.awaits();
         known && written && ours.all(|(_, member)| done(member))
     }
 }

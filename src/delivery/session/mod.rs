@@ -4,8 +4,11 @@
 //! [`Io`], ends of events as [`Report`]s.
 
 mod members;
+mod pools;
 mod reading;
 mod slots;
+mod spread;
+mod watching;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,17 +17,21 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use smallvec::SmallVec;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
     members::{Member, State, Unsaved},
+    pools::{Moves, Moving},
     reading::Page,
     slots::{Rounded, Slots},
+    spread::{Agreed, Spread},
+    watching::Watch,
 };
 use super::{
     Config,
@@ -36,25 +43,29 @@ use super::{
     progress::Monitor,
 };
 use crate::log::{
-    Capture, Exception, Move, Parked, ParkedLanes, Pulse, Redriven, Slot, Snapshot, Subscription, Worker, WorkerError,
+    Capture, Exception, Most, Move, Parked, ParkedLanes, Pulse, Redriven, Slot, Snapshot, Subscription, Worker,
+    WorkerError,
 };
 
-/// Between two looks at the log. It is most of the time from commit to POST when all is idle, and costs the server one
-/// trivial statement.
-const PULSE: Duration = Duration::from_millis(10);
-/// The same while events come now and then, and all that is known is handed out.
-const QUICK_PULSE: Duration = Duration::from_millis(1);
-/// For so long after something was new, more is expected soon.
-const EXPECTANT: Duration = Duration::from_secs(1);
+/// Between two looks at the log while there is more to read than was read.
+const BUSY_PULSE: Duration = Duration::from_millis(16);
+/// Otherwise the least and the most between two looks. The most is what an event may be late that comes after a long pause, and 20 looks a
+/// second are all that an idle worker does. A look is one trivial statement, for which it is awake some 150 us, and the server as long.
+const PULSE: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
+/// A look comes after this part of the time for which nothing was new: what comes after a pause is late by so little of it.
+const PART: u32 = 250;
 /// From an event's end to the commit that tells: what ends within it shares the commit, and what had ended is sent
 /// again if the worker dies within it.
 const LINGER: Duration = Duration::from_millis(50);
 /// Between commits for subscriptions that had nothing to deliver: they only save reading again after a restart.
 const TIDY: Duration = Duration::from_secs(1);
-/// Events that failed and are not written yet, beyond which nothing is read: each may be a large one.
+/// Events that failed and are not written yet, and bytes of them, beyond which nothing is read.
 const EXCEPTIONS: usize = 2000;
+const EXCEPTION_BYTES: u64 = 4 << 20;
 /// Parked events of a group that are fetched at a time.
-const FETCHED: usize = 32;
+const FETCHED: Most = Most { events: 32, bytes: 1 << 20 };
+/// Groups that are fetched from at a time.
+const FETCHES: usize = 4;
 /// Dead letters that are taken back at a time.
 const REDRIVEN: usize = 1000;
 /// Reports taken in one go, so that the loop comes round to the leases in between.
@@ -80,7 +91,19 @@ enum Io {
     Fetched(Fetch, Result<Fetched, WorkerError>),
     Redriven(Result<Vec<(i32, Redriven)>, WorkerError>),
     Page(u64, Result<Page, WorkerError>),
+    /// About the newest event of the log.
+    Newest(Result<i64, WorkerError>),
     Slots(Result<Rounded, WorkerError>),
+    /// Where the next window of a pass of partitions ends.
+    Agreed(u64, Result<Agreed, WorkerError>),
+    /// Events that need not wait for other partitions any more.
+    Met(Result<Vec<(i32, i64)>, WorkerError>),
+    /// Whether events of a subscription were divided anew.
+    Divided(i32, Result<bool, WorkerError>),
+    /// What can go to other workers, or has come from them.
+    Moving(Result<Moving, WorkerError>),
+    /// Whether a subscription is other workers' now.
+    HandedOver(i32, Result<bool, WorkerError>),
     Committed(Result<(), WorkerError>),
 }
 
@@ -92,11 +115,19 @@ struct Fetch {
     root: u64,
 }
 
-/// All subscriptions, their captures, and dead letters that are to be delivered again.
-type Definitions = (Vec<Subscription>, Vec<Capture>, Vec<(i32, Redriven)>);
+/// What is read when something of it has changed.
+struct Definitions {
+    /// All subscriptions, and their captures.
+    subscriptions: Vec<Subscription>,
+    captures: Vec<Capture>,
+    /// Dead letters that are to be delivered again.
+    redriven: Vec<(i32, Redriven)>,
+    /// Whether there are to be more subscriptions, which other workers deliver yet.
+    awaits: bool,
+}
 
-/// Parked events, and captures that had to be asked for.
-type Fetched = (Vec<Parked>, Vec<Capture>);
+/// Parked events, captures that had to be asked for, and what was reserved.
+type Fetched = (Vec<Parked>, Vec<Capture>, Most);
 
 struct Session<'a> {
     given: Given<'a>,
@@ -104,7 +135,12 @@ struct Session<'a> {
     slots: Slots,
     office: Arc<Office>,
     gauges: Gauges,
+    watch: Watch,
     members: BTreeMap<i32, Member>,
+    /// Those of each EventTrigger.
+    subscriptions: HashMap<i32, SmallVec<[i32; 1]>>,
+    spread: Spread,
+    moves: Moves,
     captures: Arc<HashMap<i32, Arc<Capture>>>,
     passes: BTreeMap<u64, Pass>,
     couriers: JoinSet<()>,
@@ -123,8 +159,13 @@ struct Session<'a> {
     tidied: Instant,
     /// When there were events.
     stirred: Instant,
-    /// To be written, in order.
+    /// To be written, in order, and the bytes of events among them.
     exceptions: Vec<Exception>,
+    exception_bytes: u64,
+    /// Bytes that what is being read may have.
+    reserved: u64,
+    /// Groups that are being fetched from.
+    fetching: usize,
     /// To be fetched once everything that was said before is written.
     fetches: Vec<Fetch>,
     /// Dead letters that were handed to a courier, and are still dead letters in the database.
@@ -144,11 +185,15 @@ pub(super) async fn run(
     let (sender, mut reports) = mpsc::unbounded_channel();
     let mut session = Session {
         gauges: Gauges::new(&given.monitor.metrics),
+        watch: Watch::new(),
         office: Arc::new(Office::new(given.client.clone(), given.monitor, sender)),
         given,
         worker,
         slots: Slots::default(),
         members: BTreeMap::new(),
+        subscriptions: HashMap::new(),
+        spread: Spread::default(),
+        moves: Moves::default(),
         captures: Arc::default(),
         passes: BTreeMap::new(),
         couriers: JoinSet::new(),
@@ -163,6 +208,9 @@ pub(super) async fn run(
         tidied: Instant::now(),
         stirred: Instant::now(),
         exceptions: Vec::new(),
+        exception_bytes: 0,
+        reserved: 0,
+        fetching: 0,
         fetches: Vec::new(),
         redriving: BTreeSet::new(),
         taken_back: Vec::new(),
@@ -206,7 +254,8 @@ impl Session<'_> {
             }
             self.commit_if_due();
         }
-        self.finish(reports).await
+        // Leases that are over make it worthless: nobody waits longer for a database that has gone silent.
+        timeout(slots::LEASE, self.finish(reports)).await.unwrap_or_else(|_| Err(self.silent()))
     }
 
     /// The last commit: exactly what is done, so that nothing is sent twice.
@@ -242,10 +291,15 @@ impl Session<'_> {
         match io {
             Io::Pulse(pulse) => self.note_pulse(pulse?),
             Io::Definitions(found) => {
-                let (subscriptions, captures, redriven) = found?;
+                let found = found?;
                 self.loading = false;
-                self.load(subscriptions, captures);
-                self.redrive(redriven);
+                if self.moves.outdated() {
+                    self.load_definitions();
+                    return Ok(());
+                }
+                self.moves.await_more(found.awaits);
+                self.load(found.subscriptions, found.captures);
+                self.redrive(found.redriven);
             }
             Io::Parked(found) => {
                 let (ids, parked) = found?;
@@ -254,7 +308,13 @@ impl Session<'_> {
             Io::Fetched(fetch, found) => self.revive(fetch, found?),
             Io::Redriven(found) => self.redrive(found?),
             Io::Page(pass, page) => self.hand_out(pass, page?),
+            Io::Newest(newest) => self.note_newest(newest?),
             Io::Slots(rounded) => self.note_slots(rounded?),
+            Io::Agreed(pass, agreed) => self.note_agreed(pass, agreed?),
+            Io::Met(met) => self.note_met(met?),
+            Io::Divided(id, changed) => self.note_divided(id, changed?),
+            Io::Moving(moving) => self.note_moving(moving?),
+            Io::HandedOver(id, changed) => self.note_handed_over(id, changed?),
             Io::Committed(result) => {
                 result?;
                 self.committing = false;
@@ -262,6 +322,7 @@ impl Session<'_> {
                 self.committed_redriving();
                 if !self.stopping {
                     self.settle_members();
+                    self.hand_over();
                     for pass in self.passes.keys().copied().collect::<Vec<_>>() {
                         self.advance(pass);
                     }
@@ -297,17 +358,32 @@ impl Session<'_> {
         if self.pulse.as_deref() != Some(&pulse.now) {
             self.pulse = Some(Arc::new(pulse.now));
         }
+        self.relieve();
         self.merge();
+        self.divide();
+        self.look_for_moves();
+        self.hand_over();
         for pass in self.passes.keys().copied().collect::<Vec<_>>() {
             self.advance(pass);
         }
         self.given.monitor.caught_up(self.is_caught_up());
+        self.watch();
         self.gauges.passes.set(self.passes.len());
         self.gauges.unfinished.set(self.members.values().map(|member| member.ledger.unfinished()).sum());
+        self.look(self.pause());
+    }
+
+    /// Until the next look at the log.
+    fn pause(&self) -> Duration {
+        if let Some(pause) = self.slots.pause() {
+            return pause;
+        }
         // Who is behind learns from the end of each page that there is more.
-        let behind = self.passes.values().any(Pass::is_behind);
-        let expectant = !behind && self.stirred.elapsed() < EXPECTANT;
-        self.look(if expectant { QUICK_PULSE } else { self.slots.pulse() });
+        if self.passes.values().any(Pass::is_behind) {
+            return BUSY_PULSE;
+        }
+        let [least, most] = PULSE;
+        (self.stirred.elapsed() / PART).clamp(least, most)
     }
 
     /// Reads cursors if slots were taken.
@@ -356,19 +432,24 @@ impl Session<'_> {
                             }
                             Outcome::Exception(exception) => {
                                 member.parked = member.parked.saturating_add_signed(exception.parks());
+                                self.exception_bytes += exception.bytes();
                                 self.exceptions.push(exception);
                             }
                             Outcome::Empty(events) => member.parked = member.parked.saturating_sub(events),
+                            Outcome::Wait(wait) => self.spread.wait(wait),
+                            Outcome::Soon => self.due = Some(Instant::now()),
                             Outcome::Fetch(root) => self.fetches.push(Fetch { subscription, courier, root }),
                         }
                     }
                 }
                 News::Stopped => {
                     member.state = State::Resting;
+                    self.spread.forget(subscription);
                     stopped = true;
                 }
             }
         }
+        self.meet();
         for pass in passes {
             self.advance(pass);
         }
@@ -385,7 +466,7 @@ impl Session<'_> {
     fn commit_if_due(&mut self) {
         let now = Instant::now();
         // What is to be fetched may not be written yet.
-        if !self.fetches.is_empty() && !self.committing {
+        if !self.fetches.is_empty() && self.fetching < FETCHES && !self.committing {
             if self.exceptions.is_empty() {
                 self.fetch();
             } else {
@@ -401,17 +482,21 @@ impl Session<'_> {
 
     /// Reads what couriers have asked for.
     fn fetch(&mut self) {
-        for fetch in std::mem::take(&mut self.fetches) {
+        let now = self.fetches.len().min(FETCHES.saturating_sub(self.fetching));
+        for fetch in self.fetches.drain(..now).collect::<Vec<_>>() {
             let (worker, captures) = (self.worker.clone(), self.captures.clone());
+            let most = Most { bytes: self.share().min(FETCHED.bytes), ..FETCHED };
+            self.fetching += 1;
+            self.reserved += most.bytes;
             self.io.push(
                 async move {
                     let Fetch { subscription, root, .. } = fetch;
                     let found = async {
-                        let events = worker.fetch(subscription, root, FETCHED).await?;
+                        let events = worker.fetch(subscription, root, most).await?;
                         let missing =
                             reading::missing(&worker, &captures, events.iter().map(|parked| parked.event.capture));
                         let captures = missing.await?;
-                        Ok((events, captures))
+                        Ok((events, captures, most))
                     };
                     Io::Fetched(fetch, found.await)
                 }
@@ -421,7 +506,9 @@ impl Session<'_> {
     }
 
     /// Hands parked events to the courier that has asked for them, if it is still there.
-    fn revive(&mut self, Fetch { subscription, courier, root }: Fetch, (events, captures): Fetched) {
+    fn revive(&mut self, Fetch { subscription, courier, root }: Fetch, (events, captures, most): Fetched) {
+        self.fetching -= 1;
+        self.reserved = self.reserved.saturating_sub(most.bytes);
         self.learn(captures);
         let Some(Member { state: State::Active { courier: present, orders, .. }, .. }) =
             self.members.get(&subscription)
@@ -474,6 +561,7 @@ impl Session<'_> {
             moves.push(Move { subscription, cursor: member.ledger.cursor() });
         }
         let exceptions = std::mem::take(&mut self.exceptions);
+        self.exception_bytes = 0;
         if moves.is_empty() && exceptions.is_empty() {
             return;
         }
@@ -505,6 +593,8 @@ impl Session<'_> {
 
 /// Reads the definitions, and which dead letters of these slots are to be delivered again.
 async fn definitions(worker: &Worker, slots: &[Slot]) -> Result<Definitions, WorkerError> {
+    worker.still_there().await?;
     let (subscriptions, captures) = worker.subscriptions().await?;
-    Ok((subscriptions, captures, worker.redriven(slots, REDRIVEN).await?))
+    let (redriven, awaits) = (worker.redriven(slots, REDRIVEN).await?, worker.awaits().await?);
+    Ok(Definitions { subscriptions, captures, redriven, awaits })
 }

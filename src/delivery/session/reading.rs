@@ -1,9 +1,10 @@
 //! Reading: passes ask for pages, and hand each member its part.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
@@ -11,20 +12,29 @@ use futures::FutureExt as _;
 use super::{
     super::{
         courier::{Item, Order},
-        ledger::{Handout, Ledger},
+        ledger::{Handed, Handout, Ledger},
         pass::{Next, Pass},
     },
     Io, Session,
     members::{Member, State, Unsaved},
 };
-use crate::log::{Capture, Event, Snapshot, Worker, WorkerError};
+use crate::log::{self, Capture, Event, Most, Snapshot, Worker, WorkerError};
 
-/// Events of a page: few enough that a page of large rows fits into memory, enough that a page's fixed cost is small.
-const PAGE: usize = 500;
+/// Bytes of events in memory beyond which each reader gets only [`SCARCE`].
+const HELD: u64 = 24 << 20;
+/// Bytes of a page, and of unfinished events up to which there is room for one, when memory is scarce.
+const SCARCE: u64 = 64 << 10;
+
+/// For so long nothing may be read because of a few requests that take long. Parking their events costs a row for each.
+const HANGS: Duration = Duration::from_millis(250);
 
 /// What a pass has asked for.
 pub(super) struct Page {
     events: Vec<Event>,
+    /// Whether the window has no more.
+    ends: bool,
+    /// What was reserved for it.
+    most: Most,
     /// Captures that had to be asked for.
     captures: Vec<Capture>,
 }
@@ -32,10 +42,20 @@ pub(super) struct Page {
 impl Session<'_> {
     /// Makes one pass of those that are near the end of the log.
     pub(super) fn merge(&mut self) {
-        let room = |id| self.members[&id].ledger.room();
-        let mut near = self.passes.iter().filter(|(_, pass)| pass.is_near(room)).map(|(id, _)| *id);
-        let Some(first) = near.next() else { return };
-        for id in near.collect::<Vec<_>>() {
+        let share = self.share();
+        let room = |id| self.members[&id].ledger.room(share);
+        let near = self.passes.iter().filter(|(_, pass)| pass.is_near(room));
+        // Partitions go through the same windows, so only those at the same cut go on together.
+        let place = |pass: &Pass| {
+            let first = pass.members().first().filter(|_| pass.spread().is_some());
+            (pass.spread(), first.map(|first| self.members[first].ledger.from().clone()))
+        };
+        let near: Vec<_> = near.map(|(id, pass)| (*id, place(pass))).collect();
+        let alike = near.iter().enumerate().filter_map(|(at, (id, place))| {
+            let first = near[..at].iter().find(|(_, other)| other == place)?;
+            Some((*id, first.0))
+        });
+        for (id, first) in alike.collect::<Vec<_>>() {
             let Some(other) = self.passes.remove(&id) else { continue };
             self.follow(other.members(), first);
             if let Some(pass) = self.passes.get_mut(&first) {
@@ -44,7 +64,14 @@ impl Session<'_> {
         }
     }
 
-    fn split(&mut self, id: u64, late: &BTreeSet<i32>) {
+    /// Bytes that may be read for one reader now. When much is in memory that is little, for everybody, so that a few sinks
+    /// that hang keep no memory from the others, and never nothing, so that all go on.
+    pub(super) fn share(&self) -> u64 {
+        let held = self.worker.held() + self.reserved;
+        if held + Most::PAGE.bytes <= HELD { Most::PAGE.bytes } else { SCARCE }
+    }
+
+    pub(super) fn split(&mut self, id: u64, late: &BTreeSet<i32>) {
         let Some(pass) = self.passes.get_mut(&id) else { return };
         for alone in pass.split(late) {
             let members = alone.members().clone();
@@ -55,9 +82,10 @@ impl Session<'_> {
 
     /// Lets a pass read its next page, if it may and there is one.
     pub(super) fn advance(&mut self, id: u64) {
-        if self.exceptions.len() > super::EXCEPTIONS {
+        if self.exceptions.len() > super::EXCEPTIONS || self.exception_bytes > super::EXCEPTION_BYTES {
             return;
         }
+        let share = self.share();
         let (Some(now), Some(pass)) = (&self.pulse, self.passes.get_mut(&id)) else { return };
         let Some(start) = Start::of(pass.members().iter().map(|id| (*id, &self.members[id].ledger))) else {
             self.passes.remove(&id);
@@ -69,51 +97,67 @@ impl Session<'_> {
         let to = match pass.to() {
             Some(to) => to.clone(),
             None if start.from == *now => return,
+            None if pass.spread().is_some() => return self.agree(id),
             None => until(&self.worker, &start.from, now),
         };
-        match pass.next(Instant::now(), |id| self.members[&id].ledger.room()) {
+        match pass.next(Instant::now(), |id| self.members[&id].ledger.room(share)) {
             Next::Wait => {}
             Next::Split(late) => {
                 tracing::debug!(?late, "slower than others: goes on alone");
                 self.split(id, &late);
             }
-            Next::Read => {
-                pass.begin(to.clone());
-                let (worker, captures) = (self.worker.clone(), self.captures.clone());
-                self.io.push(
-                    async move { Io::Page(id, read(&worker, &captures, &start.from, &to, start.after).await) }.boxed(),
-                );
-            }
+            Next::Read => self.read_page(id, start, to),
         }
+    }
+
+    /// Reads the next page of a pass, in the window that ends at `to`.
+    pub(super) fn read_page(&mut self, id: u64, start: Start, to: Arc<Snapshot>) {
+        let most = Most { bytes: self.share(), ..Most::PAGE };
+        let Some(pass) = self.passes.get_mut(&id) else { return };
+        pass.begin(to.clone());
+        self.reserved += most.bytes;
+        let (worker, captures) = (self.worker.clone(), self.captures.clone());
+        self.io.push(
+            async move { Io::Page(id, read(&worker, &captures, &start.from, &to, start.after, most).await) }.boxed(),
+        );
     }
 
     /// Gives each member of a pass its part of a page.
     pub(super) fn hand_out(&mut self, id: u64, page: Page) {
+        self.reserved = self.reserved.saturating_sub(page.most.bytes);
         self.learn(page.captures);
         let Some(pass) = self.passes.get_mut(&id) else { return };
         let Some(to) = pass.to().cloned() else { return };
-        let ends = page.events.len() < PAGE;
+        let ends = page.ends;
         let nothing = page.events.is_empty();
         if !nothing {
             self.stirred = Instant::now();
         }
-        let last = page.events.last().map_or(0, |event| event.id);
+        let (last, seen) = (page.events.last().map_or(0, |event| event.id), page.events.len());
         let mut parts = BTreeMap::<i32, Vec<(Arc<Event>, Arc<Capture>)>>::new();
         for event in page.events.into_iter().map(Arc::new) {
             let Some(capture) = self.captures.get(&event.capture) else { continue };
-            for (position, subscription) in capture.subscriptions.iter().enumerate() {
-                let mine = event.matched.has(position) && pass.members().contains(subscription);
-                if mine && self.members[subscription].ledger.wants(&event) {
-                    parts.entry(*subscription).or_default().push((event.clone(), capture.clone()));
+            for (position, trigger) in capture.triggers.iter().enumerate() {
+                if !event.matched.has(position) {
+                    continue;
+                }
+                let Some(subscriptions) = self.subscriptions.get(trigger) else { continue };
+                let lanes = OnceCell::new();
+                for subscription in subscriptions.iter().filter(|one| pass.members().contains(one)) {
+                    let Some(member) = self.members.get_mut(subscription) else { continue };
+                    if member.ledger.meets(&event) && member.concerns(&event, capture, &lanes) {
+                        parts.entry(*subscription).or_default().push((event.clone(), capture.clone()));
+                    }
                 }
             }
         }
         for id in pass.members() {
             let Some(member) = self.members.get_mut(id) else { continue };
             let part = parts.remove(id).unwrap_or_default();
-            let ids = part.iter().map(|(event, _)| event.id).collect();
-            let receipts = member.ledger.hand(Handout { to: &to, last, ends, ids });
+            let events = part.iter().map(|(event, _)| Handed::new(event)).collect();
+            let receipts = member.ledger.hand(Handout { to: &to, last, ends, events });
             if !nothing {
+                member.reading.note(last, seen, part.len());
                 member.unsaved = member.unsaved.max(Unsaved::Passed);
             }
             let State::Active { orders, .. } = &member.state else { continue };
@@ -127,6 +171,20 @@ impl Session<'_> {
         }
         pass.end(ends);
         self.advance(id);
+    }
+
+    /// Lets reading go on behind requests that hang: after a while their events are parked.
+    pub(super) fn relieve(&mut self) {
+        let now = Instant::now();
+        for member in self.members.values_mut() {
+            let State::Active { orders, .. } = &member.state else { continue };
+            if !member.ledger.is_held_up() {
+                member.held_up = None;
+            } else if now.duration_since(*member.held_up.get_or_insert(now)) >= HANGS {
+                member.held_up = Some(now);
+                let _ = orders.send(Order::ParkUnderWay(member.ledger.stragglers()));
+            }
+        }
     }
 
     /// Members of a pass that are split off or merged follow it.
@@ -146,15 +204,15 @@ impl Session<'_> {
 }
 
 /// Where a pass reads on.
-struct Start {
-    from: Arc<Snapshot>,
-    after: i64,
+pub(super) struct Start {
+    pub(super) from: Arc<Snapshot>,
+    pub(super) after: i64,
     /// Members whose cut neither has nor is in `from`: two snapshots of transactions that were just ending.
-    apart: BTreeSet<i32>,
+    pub(super) apart: BTreeSet<i32>,
 }
 
 impl Start {
-    fn of<'a>(members: impl Iterator<Item = (i32, &'a Ledger)> + Clone) -> Option<Self> {
+    pub(super) fn of<'a>(members: impl Iterator<Item = (i32, &'a Ledger)> + Clone) -> Option<Self> {
         let oldest = members
             .clone()
             .map(|(_, ledger)| ledger.from())
@@ -180,10 +238,11 @@ async fn read(
     from: &Snapshot,
     to: &Snapshot,
     after: i64,
+    most: Most,
 ) -> Result<Page, WorkerError> {
-    let events = worker.window(from, to, after, PAGE).await?;
+    let log::Page { events, ends } = worker.page(from, to, after, most).await?;
     let captures = missing(worker, known, events.iter().map(|event| event.capture)).await?;
-    Ok(Page { events, captures })
+    Ok(Page { events, ends, most, captures })
 }
 
 /// Reads those captures that are not known.

@@ -12,17 +12,16 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        ledger::Ledger,
         progress::Phase,
         share::{self, Holder, Plan, Seen},
     },
-    Io, PULSE, Session, Unsaved,
+    Io, Session, Unsaved,
     members::State,
 };
 use crate::log::{ConnectError, Exception, Lease, Slot, Worker, WorkerError};
 
 /// For how long slots are taken: a holder that hangs is replaced after it. One whose connection breaks is at once.
-const LEASE: Duration = Duration::from_secs(10);
+pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// Between renewals: two may fail before the leases are over.
 const RENEWAL: Duration = Duration::from_secs(3);
 /// Before the leases are over by our clock, nothing may be under way: the server's clock may run a little faster.
@@ -100,6 +99,12 @@ impl Slots {
         self.held.contains_key(&Slot::of(subscription))
     }
 
+    /// The right to deliver a subscription.
+    pub(super) fn lease(&self, subscription: i32) -> Option<Lease> {
+        let slot = Slot::of(subscription);
+        self.held.get(&slot).map(|held| Lease { slot, epoch: held.epoch })
+    }
+
     /// Whether a subscription may be delivered.
     pub(super) fn delivers(&self, subscription: i32) -> bool {
         self.held.get(&Slot::of(subscription)).is_some_and(|held| held.stage == Stage::Ready)
@@ -152,9 +157,9 @@ impl Slots {
         self.shared_out && !self.held.is_empty() && self.held.values().all(|held| held.stage == Stage::Ready)
     }
 
-    /// Between two looks at the log: one that delivers nothing only needs to know what has changed of the definitions.
-    pub(super) fn pulse(&self) -> Duration {
-        if self.held.is_empty() { LOOK } else { PULSE }
+    /// Until the next look at the log of one that delivers nothing: it only needs to know what has changed of the definitions.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        self.held.is_empty().then_some(LOOK)
     }
 
     /// When the loop has something to do about slots, whatever else happens.
@@ -172,8 +177,7 @@ impl Session<'_> {
     pub(super) fn tend(&mut self) -> Result<(), WorkerError> {
         let now = Instant::now();
         if self.slots.over.is_some_and(|over| over <= now) {
-            let to = self.given.config.connection.to_string();
-            return Err(ConnectError::Timeout { to, seconds: LEASE.as_secs() }.into());
+            return Err(self.silent());
         }
         let Some(next) = self.slots.next.filter(|_| !self.slots.busy) else { return Ok(()) };
         let give = self.quiet();
@@ -194,10 +198,23 @@ impl Session<'_> {
             look: (!self.stopping).then(|| (used.collect(), leaving.collect())),
         };
         slots.busy = true;
-        slots.over.get_or_insert(now + LEASE - MARGIN);
+        if slots.over.is_none() {
+            self.hold_until(now + LEASE - MARGIN);
+        }
         let worker = self.worker.clone();
         self.io.push(async move { Io::Slots(round.run(&worker).await) }.boxed());
         Ok(())
+    }
+
+    /// The server has not answered for as long as leases last.
+    pub(super) fn silent(&self) -> WorkerError {
+        ConnectError::Timeout { to: self.given.config.connection.to_string(), seconds: LEASE.as_secs() }.into()
+    }
+
+    /// The leases hold until then by our clock, and so long bytes may go out.
+    fn hold_until(&mut self, over: Instant) {
+        self.slots.over = Some(over);
+        self.given.client.fence().open_until(over);
     }
 
     /// Takes in what came of a round.
@@ -208,7 +225,7 @@ impl Session<'_> {
         self.slots.busy = false;
         self.slots.retired |= retired;
         if renewed {
-            self.slots.over = Some(begun + LEASE - MARGIN);
+            self.hold_until(begun + LEASE - MARGIN);
             self.slots.renewal = Some(begun + RENEWAL);
         }
         let mut wait = LOOK;
@@ -230,7 +247,7 @@ impl Session<'_> {
             }
         }
         self.slots.next = Some(now + wait);
-        self.gauges.leases.set(self.slots.held.len());
+        self.gauges.slots.set(self.slots.held.len());
         if self.stopping {
             return;
         }
@@ -257,7 +274,7 @@ impl Session<'_> {
     /// Of a slot that is another's from here on nothing is to be remembered.
     fn forsake(&mut self, slot: Slot) {
         for (_, member) in self.members.iter_mut().filter(|(id, _)| Slot::of(**id) == slot) {
-            member.ledger = Ledger::new(&member.ledger.cursor());
+            member.ledger = member.ledger.anew();
             member.parked = 0;
         }
         self.redriving.retain(|(id, _)| Slot::of(*id) != slot);

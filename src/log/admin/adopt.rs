@@ -121,7 +121,7 @@ impl Admin {
     /// At or above the place of every transaction that a cursor knows.
     async fn highest_cut(&self, transaction: &Transaction<'_>) -> Result<i64, AdminError> {
         let mut highest = 0;
-        let cuts = self.sql("SELECT cut::text FROM :schema.cursor UNION ALL SELECT target::text FROM :schema.cursor WHERE target IS NOT NULL");
+        let cuts = self.sql("SELECT cut::text FROM :schema.cursor UNION ALL SELECT cut::text FROM :schema.cut UNION ALL SELECT target::text FROM :schema.cursor WHERE target IS NOT NULL");
         for row in transaction.query(&cuts, &[]).await.map_err(adopting)? {
             let end = row.get::<_, &str>(0).parse().as_ref().map_or(0, Snapshot::end);
             highest = highest.max(i64::try_from(end).unwrap_or(i64::MAX));

@@ -58,7 +58,7 @@ impl Admin {
             _ => Kind::Other,
         };
         let idents = |names: Vec<String>| names.into_iter().map(Ident::new).collect::<Vec<_>>();
-        let column = |((name, size), oid): ((Ident, &str), u32)| {
+        let column = |(((name, size), oid), modifier): (((Ident, &str), u32), i32)| {
             let size = match size {
                 "limited" => Size::Limited,
                 "text" => Size::Text,
@@ -66,7 +66,7 @@ impl Admin {
                 "jsonb" => Size::Jsonb,
                 _ => Size::Other,
             };
-            Column { name, size, compare: Compare::of(oid) }
+            Column { name, size, compare: Compare::of(oid, modifier) }
         };
         let ident = |column| Ident::new(row.get::<_, String>(column));
         let rights = Rights { role: ident(9), trigger: row.get(8), owner: ident(10), owns: row.get(11) };
@@ -78,6 +78,7 @@ impl Admin {
                 .into_iter()
                 .zip(row.get::<_, Vec<&str>>(7))
                 .zip(row.get::<_, Vec<u32>>("types"))
+                .zip(row.get::<_, Vec<i32>>("modifiers"))
                 .map(column)
                 .collect(),
             key: idents(row.get(3)),

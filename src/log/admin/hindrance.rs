@@ -11,6 +11,8 @@ use crate::name::ObjectName;
 
 /// Events were given up.
 pub const DEAD_LETTERS: &str = "DeadLetters";
+/// Events were given up, and the dead letter sink does not take them.
+pub const DEAD_LETTER_SINK_FAILING: &str = "DeadLetterSinkFailing";
 /// Events fail again and again, and others wait behind them.
 pub const EVENTS_PARKED: &str = "EventsParked";
 
@@ -32,6 +34,8 @@ pub struct Hindrance {
     pub dead: bool,
     /// Whether some have failed for a while.
     pub parked: bool,
+    /// Whether dead letters have waited for the dead letter sink for a while.
+    pub unforwarded: bool,
 }
 
 /// What keeps every event from the sink.
@@ -70,7 +74,12 @@ impl Hindrance {
     /// The one reason that is shown. What was given up comes before what may yet arrive: it stays until somebody cares, while
     /// events are parked and delivered all the time.
     pub fn reason(&self) -> Option<&'static str> {
-        let few = if self.dead { Some(DEAD_LETTERS) } else { self.parked.then_some(EVENTS_PARKED) };
+        let few = match self {
+            Self { unforwarded: true, .. } => Some(DEAD_LETTER_SINK_FAILING),
+            Self { dead: true, .. } => Some(DEAD_LETTERS),
+            Self { parked: true, .. } => Some(EVENTS_PARKED),
+            Self { .. } => None,
+        };
         self.obstacle.as_ref().map(|obstacle| obstacle.reason).or(few)
     }
 }
@@ -93,7 +102,7 @@ fn hindrance(row: &Row) -> (ObjectName, Hindrance) {
         Obstacle::new(reason, row.get::<_, Option<String>>(3).unwrap_or_default(), since.unwrap_or_default())
     });
     let name = ObjectName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-    (name, Hindrance { obstacle, dead: row.get(5), parked: row.get(6) })
+    (name, Hindrance { obstacle, dead: row.get(5), parked: row.get(6), unforwarded: row.get(7) })
 }
 
 #[cfg(test)]
@@ -103,11 +112,13 @@ mod tests {
     #[test]
     fn one_reason_is_shown_the_one_that_keeps_most() {
         let obstacle = |reason| Some(Obstacle::new(reason, "m".to_owned(), Timestamp::UNIX_EPOCH));
-        let reason = |obstacle, dead, parked| Hindrance { obstacle, dead, parked }.reason();
+        let reason = |obstacle, dead, parked| Hindrance { obstacle, dead, parked, unforwarded: false }.reason();
         assert_eq!(reason(obstacle("SinkGone"), true, true), Some("SinkGone"));
         assert_eq!(reason(None, true, true), Some(DEAD_LETTERS));
         assert_eq!(reason(None, false, true), Some(EVENTS_PARKED));
         assert_eq!(reason(None, false, false), None);
+        let unforwarded = Hindrance { dead: true, unforwarded: true, ..Hindrance::default() };
+        assert_eq!(unforwarded.reason(), Some(DEAD_LETTER_SINK_FAILING));
         assert_eq!(obstacle("OfANewerVersion").unwrap().reason, "SinkFailing");
     }
 }

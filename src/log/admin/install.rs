@@ -88,6 +88,24 @@ impl Admin {
         Ok(Installed { changed: written || installed.changed, ..installed })
     }
 
+    /// Has the log's workers deliver an EventTrigger that had workers of its own: they go, and capture stays.
+    pub async fn share(&self, trigger: &ObjectName) -> Result<(), AdminError> {
+        let mut client = self.client.lock().await;
+        let transaction = self.begin(&mut client).await?;
+        let failed = |source| failed(format!("give EventTrigger {trigger} to the log's workers"), "", source);
+        let find =
+            self.sql("SELECT definition::text FROM :schema.trigger WHERE namespace = $1 AND name = $2 FOR UPDATE");
+        let found = transaction.query_opt(&find, &[&trigger.namespace, &trigger.name]).await.map_err(failed)?;
+        let Some(found) = found else { return Ok(()) };
+        let definition: Definition = serde_json::from_str(found.get(0)).map_err(AdminError::Corrupt)?;
+        let shared = Definition { own_workers: None, ..definition };
+        let text = serde_json::to_string(&shared).map_err(AdminError::Corrupt)?;
+        let write =
+            self.sql("UPDATE :schema.trigger SET definition = $3::text::json WHERE namespace = $1 AND name = $2");
+        transaction.execute(&write, &[&trigger.namespace, &trigger.name, &text]).await.map_err(failed)?;
+        self.commit(transaction, true).await
+    }
+
     /// Removes an EventTrigger's definition and cursor, and what of its table's capture nobody else wants.
     pub async fn remove(&self, trigger: &ObjectName) -> Result<(), AdminError> {
         let mut client = self.client.lock().await;
@@ -105,7 +123,12 @@ impl Admin {
         let row = transaction
             .query_opt(
                 &self.sql(
-                    "DELETE FROM :schema.trigger WHERE namespace = $1 AND name = $2 RETURNING table_schema, table_name",
+                    "WITH gone AS (
+                         DELETE FROM :schema.trigger WHERE namespace = $1 AND name = $2 RETURNING id, table_schema, table_name
+                     ), slots AS (
+                         DELETE FROM :schema.lease AS l USING gone WHERE l.pool = gone.id
+                     )
+                     SELECT table_schema, table_name FROM gone",
                 ),
                 &[&trigger.namespace, &trigger.name],
             )
@@ -178,16 +201,29 @@ impl Admin {
             .await
             .map_err(|source| failed("write a definition", &table.plain(), source))?;
         let Some(row) = rows.first() else { return Ok(false) };
+        if definition.own_workers.is_some() {
+            self.add_slots(transaction, row.get(0))
+                .await
+                .map_err(|source| failed("write slots", &table.plain(), source))?;
+        }
+        // Events of one that is not new are divided otherwise by its workers, when they come to the same cut.
         transaction
             .execute(
                 &self.sql(
-                    "INSERT INTO :schema.cursor (trigger_id, cut) VALUES ($1, :schema.here()) ON CONFLICT DO NOTHING",
+                    "SELECT :schema.divide($1, :schema.here(), NULL, 0, '{}')
+                     WHERE NOT EXISTS (SELECT FROM :schema.cursor WHERE trigger_id = $1)",
                 ),
                 &[&row.get::<_, i32>(0)],
             )
             .await
             .map_err(|source| failed("write a cursor", &table.plain(), source))?;
         Ok(true)
+    }
+
+    /// Slots for the workers that an EventTrigger has of its own. They stay when it has none any more, so that their epochs only rise.
+    async fn add_slots(&self, transaction: &Transaction<'_>, trigger: i32) -> Result<u64, tokio_postgres::Error> {
+        let add = "INSERT INTO :schema.lease (pool, slot) SELECT $1, slot FROM :schema.lease WHERE pool = 0 ON CONFLICT DO NOTHING";
+        transaction.execute(&self.sql(add), &[&trigger]).await
     }
 
     /// Brings the table's SQL triggers to what its definitions want.

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::{Client, error::SqlState};
 
 pub use adopt::AdoptError;
-pub use hindrance::{DEAD_LETTERS, EVENTS_PARKED, Hindrance, Obstacle, Remedy};
+pub use hindrance::{DEAD_LETTER_SINK_FAILING, DEAD_LETTERS, EVENTS_PARKED, Hindrance, Obstacle, Remedy};
 pub use open::{ADOPT, OpenError, ServerFacts};
 pub use plan::PlanError;
 pub use segments::{Holding, Retention};

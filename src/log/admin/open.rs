@@ -9,8 +9,17 @@ use crate::{
     name::{Ident, Literal},
 };
 
-/// Migrations, in order: number n makes version n out of n - 1.
-pub(super) const MIGRATIONS: [&str; 1] = [include_str!("../sql/0001_log.sql")];
+/// Makes a version of the log's schema out of the one before.
+pub(super) struct Migration {
+    /// Run in one transaction while writers write and older workers work: no lock on the log for longer than a moment.
+    pub(super) sql: &'static str,
+    /// The oldest version of controllers and workers that can use the log afterwards. The version before, unless that is
+    /// impossible: so workers go on meanwhile, and the operator can be rolled back.
+    compatible: i32,
+}
+
+/// In order: number n makes version n.
+pub(super) const MIGRATIONS: [Migration; 1] = [Migration { sql: include_str!("../sql/0001_log.sql"), compatible: 1 }];
 const _: () = assert!(MIGRATIONS.len() == SCHEMA_VERSION as usize);
 
 /// Annotation of an EventLog: the system identifier of the server that its log goes on from.
@@ -115,7 +124,11 @@ impl Admin {
         transaction.batch_execute(&alone(schema)).await.map_err(&prepare)?;
         let found = current_version(&transaction, schema).await?;
         if found > SCHEMA_VERSION {
-            return Err(OpenError::NewerSchema { found, known: SCHEMA_VERSION });
+            let compatible = in_schema("SELECT compatible FROM :schema.meta", schema);
+            let compatible: i32 = transaction.query_one(&compatible, &[]).await.map_err(&prepare)?.get(0);
+            if compatible > SCHEMA_VERSION {
+                return Err(OpenError::NewerSchema { found, known: SCHEMA_VERSION });
+            }
         }
         migrate(&transaction, schema, found, owner).await.map_err(|source| match source.code() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => OpenError::NotPermitted(format!(
@@ -128,7 +141,8 @@ impl Admin {
         })?;
         let (system_identifier, timeline) = own(&transaction, schema, owner).await?;
         transaction.commit().await.map_err(&prepare)?;
-        let facts = ServerFacts { version, schema_version: SCHEMA_VERSION, system_identifier, timeline };
+        let schema_version = found.max(SCHEMA_VERSION);
+        let facts = ServerFacts { version, schema_version, system_identifier, timeline };
         Ok((Self::new(client, schema, owner), facts))
     }
 
@@ -205,23 +219,25 @@ pub(super) async fn migrate(
             ))
             .await?;
     }
-    let done = usize::try_from(found).unwrap_or_default();
-    for migration in &MIGRATIONS[done..] {
-        transaction.batch_execute(&in_schema(migration, schema)).await?;
+    let mut compatible = 0;
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
+        transaction.batch_execute(&in_schema(migration.sql, schema)).await?;
+        compatible = compatible.max(migration.compatible);
     }
     if found == 0 {
         transaction
             .execute(
                 &in_schema(
-                    "INSERT INTO :schema.meta (version, owner_uid, owner_namespace, owner_name, system_identifier, timeline)
-                     SELECT $1, $2, $3, $4, system_identifier, :schema.timeline() FROM pg_catalog.pg_control_system()",
+                    "INSERT INTO :schema.meta (version, compatible, owner_uid, owner_namespace, owner_name, system_identifier, timeline)
+                     SELECT $1, $2, $3, $4, $5, system_identifier, :schema.timeline() FROM pg_catalog.pg_control_system()",
                     schema,
                 ),
-                &[&SCHEMA_VERSION, &owner.uid, &owner.log.namespace, &owner.log.name],
+                &[&SCHEMA_VERSION, &compatible, &owner.uid, &owner.log.namespace, &owner.log.name],
             )
             .await?;
     } else if found < SCHEMA_VERSION {
-        transaction.execute(&in_schema("UPDATE :schema.meta SET version = $1", schema), &[&SCHEMA_VERSION]).await?;
+        let count = "UPDATE :schema.meta SET version = $1, compatible = $2";
+        transaction.execute(&in_schema(count, schema), &[&SCHEMA_VERSION, &compatible]).await?;
     }
     Ok(())
 }

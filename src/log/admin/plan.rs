@@ -52,8 +52,8 @@ impl Admin {
         let found = current_version(&transaction, schema).await?;
         if found < SCHEMA_VERSION {
             script.push_str(&in_schema("CREATE SCHEMA IF NOT EXISTS :schema;\n", schema));
-            for migration in &MIGRATIONS[usize::try_from(found).unwrap_or_default()..] {
-                script.push_str(&in_schema(migration, schema));
+            for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
+                script.push_str(&in_schema(migration.sql, schema));
             }
             migrate(&transaction, schema, found, owner)
                 .await

@@ -54,6 +54,10 @@ pub struct Holding {
     pub since: Option<Timestamp>,
     /// Whom events are kept for although retention is over.
     pub held_by: Option<ObjectName>,
+    /// Size of all segments.
+    pub bytes: u64,
+    /// For how long a segment has waited for transactions that may still write into it.
+    pub held_open: Option<Duration>,
     /// Events that were dropped before a trigger had them, by trigger: how many.
     pub lost: Vec<(ObjectName, i64)>,
 }
@@ -138,6 +142,12 @@ impl Admin {
         Ok(Holding {
             since: segments.first().map(|oldest| oldest.opened_at),
             segments: segments.len(),
+            bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            held_open: segments
+                .iter()
+                .filter(|segment| segment.has_writers)
+                .filter_map(|segment| segment.closed_for)
+                .max(),
             held_by,
             lost: self.lost(&client).await?,
         })

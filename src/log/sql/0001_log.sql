@@ -69,6 +69,7 @@ $$;
 CREATE TABLE :schema.meta (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     version integer NOT NULL,
+    compatible integer NOT NULL,
     log_id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     owner_uid text NOT NULL,
     owner_namespace text NOT NULL,
@@ -79,6 +80,7 @@ CREATE TABLE :schema.meta (
     base bigint NOT NULL DEFAULT 0,
     definitions bigint NOT NULL DEFAULT 0
 );
+COMMENT ON COLUMN :schema.meta.compatible IS 'controllers and workers that know versions from this one on can use the log';
 COMMENT ON COLUMN :schema.meta.log_id IS 'first half of every event''s id';
 COMMENT ON COLUMN :schema.meta.owner_uid IS 'UID of the EventLog; a controller or worker of another one stops here';
 COMMENT ON COLUMN :schema.meta.released IS 'the EventLog was deleted with reclaimPolicy Retain; one of the same name takes over';
@@ -110,9 +112,11 @@ CREATE TABLE :schema.trigger (
     table_schema text NOT NULL,
     table_name text NOT NULL,
     definition json NOT NULL,
+    pool integer NOT NULL GENERATED ALWAYS AS (CASE WHEN definition ->> 'own_workers' IS NULL THEN 0 ELSE id END) STORED,
     UNIQUE (namespace, name)
 );
 COMMENT ON TABLE :schema.trigger IS 'eventtrigger: the EventTriggers of this log, as delivery obeys them';
+COMMENT ON COLUMN :schema.trigger.pool IS 'the workers that are to deliver it: 0, those of the log, or its id, workers of its own; those that do, says "cursor"';
 
 -- Versions of each table's capture; old ones stay, because rows of the log refer to them.
 CREATE TABLE :schema.capture (
@@ -136,43 +140,115 @@ COMMENT ON COLUMN :schema.capture.segment IS 'the segment that its functions fil
 COMMENT ON COLUMN :schema.capture.state IS 'fingerprint of what the catalog held after installing; drift is a difference to it';
 CREATE UNIQUE INDEX capture_current ON :schema.capture (relation) WHERE NOT retired;
 
+-- Numbers what is delivered by itself: an EventTrigger, or one partition of it. Given one after another, so that slots fill evenly.
+CREATE SEQUENCE :schema.subscription AS integer;
+
 -- How far delivery has come. One update for a batch; half-empty pages keep those updates in place.
 CREATE TABLE :schema.cursor (
-    trigger_id integer PRIMARY KEY REFERENCES :schema.trigger ON DELETE CASCADE,
+    subscription integer PRIMARY KEY DEFAULT pg_catalog.nextval(':schema.subscription'::pg_catalog.regclass),
+    trigger_id integer NOT NULL REFERENCES :schema.trigger ON DELETE CASCADE,
+    partition integer NOT NULL DEFAULT 0,
+    pool integer NOT NULL DEFAULT 0,
     cut pg_snapshot NOT NULL,
     target pg_snapshot,
     after bigint NOT NULL DEFAULT 0,
-    done bigint[] NOT NULL DEFAULT '{}'
+    done bigint[] NOT NULL DEFAULT '{}',
+    UNIQUE (trigger_id, partition)
 ) WITH (fillfactor = 50);
+COMMENT ON TABLE :schema.cursor IS 'eventtrigger: how far each EventTrigger is delivered, or each partition of it';
+COMMENT ON COLUMN :schema.cursor.partition IS 'from 0; how many there are, says "spread"';
+COMMENT ON COLUMN :schema.cursor.pool IS 'the workers that deliver it; only who holds the slot there moves it to others, or nobody does, and they fetch it';
 COMMENT ON COLUMN :schema.cursor.cut IS 'everything in this snapshot is done';
-COMMENT ON COLUMN :schema.cursor.target IS 'end of the window under way; of it, what is at or below "after", or in "done", is done';
+COMMENT ON COLUMN :schema.cursor.target IS 'end of the window under way; of it, what is at or below "after" is done; so is whatever is in "done"';
+
+-- EventTriggers that are delivered in several partitions: how their events are divided now, which a change of the definition
+-- makes another only at a cut that all partitions have come to.
+CREATE TABLE :schema.spread (
+    trigger_id integer PRIMARY KEY REFERENCES :schema.trigger ON DELETE CASCADE,
+    partitions integer NOT NULL,
+    ordering json NOT NULL,
+    upto bigint
+);
+COMMENT ON TABLE :schema.spread IS 'eventtrigger: EventTriggers whose events are divided by key over several partitions';
+COMMENT ON COLUMN :schema.spread.ordering IS 'what the keys are';
+COMMENT ON COLUMN :schema.spread.upto IS 'the last cut before they are divided otherwise';
+
+-- Where windows of those EventTriggers begin and end: the same for all partitions of one, so that all have the same order.
+CREATE TABLE :schema.cut (
+    trigger_id integer NOT NULL REFERENCES :schema.spread ON DELETE CASCADE,
+    number bigint NOT NULL,
+    cut pg_snapshot NOT NULL,
+    PRIMARY KEY (trigger_id, number)
+);
+COMMENT ON TABLE :schema.cut IS 'eventtrigger: cuts of the log that the partitions of an EventTrigger have agreed on';
+
+-- Events that another partition is about to send, and that concern this one, too, which has come to them: all that is before
+-- such an event is done, and what is after it waits.
+CREATE TABLE :schema.arrival (
+    subscription integer NOT NULL REFERENCES :schema.cursor ON DELETE CASCADE,
+    event_id bigint NOT NULL,
+    PRIMARY KEY (subscription, event_id)
+);
+COMMENT ON TABLE :schema.arrival IS 'eventtrigger: partitions that wait for an event that another one sends, such as an update that changes the key';
+
+-- Divides the events of an EventTrigger as its definition says, from a cut on: of the window after it, if there is one, what is
+-- "done" is not delivered again. Run by the controller for a new EventTrigger, and by a worker when all is done up to that cut
+-- and the number of partitions is to be another.
+CREATE FUNCTION :schema.divide(trigger integer, cut pg_snapshot, target pg_snapshot, after bigint, done bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    wanted integer;
+    ordered json;
+    workers integer;
+BEGIN
+    SELECT coalesce((t.definition ->> 'partitions')::integer, 1), coalesce(t.definition -> 'ordering', '"PrimaryKey"'),
+        -- Those that deliver it now; from there it is moved on.
+        coalesce((SELECT max(c.pool) FROM :schema.cursor AS c WHERE c.trigger_id = t.id), t.pool)
+    INTO STRICT wanted, ordered, workers FROM :schema.trigger AS t WHERE t.id = divide.trigger;
+    DELETE FROM :schema.spread AS s WHERE s.trigger_id = divide.trigger;
+    DELETE FROM :schema.cursor AS c WHERE c.trigger_id = divide.trigger;
+    IF wanted > 1 THEN
+        INSERT INTO :schema.spread (trigger_id, partitions, ordering) VALUES (divide.trigger, wanted, ordered);
+        INSERT INTO :schema.cut (trigger_id, number, cut) VALUES (divide.trigger, 0, divide.cut);
+        INSERT INTO :schema.cut (trigger_id, number, cut) SELECT divide.trigger, 1, divide.target WHERE divide.target IS NOT NULL;
+    END IF;
+    INSERT INTO :schema.cursor (trigger_id, partition, pool, cut, target, after, done)
+    SELECT divide.trigger, p, workers, divide.cut, divide.target, divide.after, divide.done FROM generate_series(0, wanted - 1) AS p;
+END
+$$;
+COMMENT ON FUNCTION :schema.divide IS 'eventtrigger: divides the events of an EventTrigger into partitions; run by its controller and workers';
 
 -- Workers that deliver. A row lasts until its worker leaves, or another one finds that its session is gone.
 CREATE TABLE :schema.worker (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pool integer NOT NULL DEFAULT 0,
     name text NOT NULL,
     seen timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
-COMMENT ON TABLE :schema.worker IS 'eventtrigger: delivery workers; those that live share the slots';
+COMMENT ON TABLE :schema.worker IS 'eventtrigger: delivery workers; those of a pool that live share its slots';
+COMMENT ON COLUMN :schema.worker.pool IS '0: they deliver all EventTriggers that have no workers of their own; otherwise trigger.id of the one that they deliver';
 COMMENT ON COLUMN :schema.worker.seen IS 'when it last said that it lives';
 
--- Who delivers what: an EventTrigger belongs to the slot "id modulo 16". The epoch rises with each holder and fences the ones
--- before.
+-- Who delivers what: an EventTrigger, or a partition of it, belongs to the slot "subscription modulo 16" of its pool. The epoch
+-- rises with each holder and fences the ones before.
 CREATE TABLE :schema.lease (
-    slot integer PRIMARY KEY,
+    pool integer NOT NULL DEFAULT 0,
+    slot integer NOT NULL,
     epoch bigint NOT NULL DEFAULT 0,
     worker integer NOT NULL DEFAULT 0,
     holder text NOT NULL DEFAULT '',
-    until timestamptz NOT NULL DEFAULT '-infinity'
+    until timestamptz NOT NULL DEFAULT '-infinity',
+    PRIMARY KEY (pool, slot)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE :schema.lease IS 'eventtrigger: which worker delivers which slot: the EventTriggers whose id modulo 16 it is';
+COMMENT ON TABLE :schema.lease IS 'eventtrigger: which worker delivers which slot: what of cursor.pool is that pool, and of cursor.subscription modulo 16 that slot';
+COMMENT ON COLUMN :schema.lease.pool IS '0, or trigger.id of an EventTrigger that has, or had, workers of its own';
 COMMENT ON COLUMN :schema.lease.holder IS 'the worker''s name, for people';
 INSERT INTO :schema.lease (slot) SELECT * FROM pg_catalog.generate_series(0, 15);
 
 -- Events that wait because one of their key, or of a key that is tied to it, has failed. The cursor is beyond them: they are
 -- copied here, so that the log may move on and go. Only what failed, and what must come after it, is ever written here.
 CREATE TABLE :schema.parked (
-    trigger_id integer NOT NULL REFERENCES :schema.trigger ON DELETE CASCADE,
+    subscription integer NOT NULL REFERENCES :schema.cursor ON DELETE CASCADE,
     seq bigint NOT NULL,
     lane bigint NOT NULL,
     event_id bigint NOT NULL,
@@ -189,27 +265,30 @@ CREATE TABLE :schema.parked (
     status integer,
     error text,
     response text,
-    PRIMARY KEY (trigger_id, seq)
+    meets pg_catalog.xid8,
+    PRIMARY KEY (subscription, seq)
 );
-CREATE INDEX parked_order ON :schema.parked (trigger_id, lane, seq);
+CREATE INDEX parked_meets ON :schema.parked (subscription, event_id) WHERE meets IS NOT NULL;
+CREATE INDEX parked_order ON :schema.parked (subscription, lane, seq);
 COMMENT ON TABLE :schema.parked IS 'eventtrigger: events that wait for a retry, and those of the same key behind them, in order of seq';
 COMMENT ON COLUMN :schema.parked.lane IS 'the group of keys, by hash, that it waits in';
 COMMENT ON COLUMN :schema.parked.attempts IS 'how often it was sent; 0 if it only waits for another';
+COMMENT ON COLUMN :schema.parked.meets IS 'its place in the log, if it concerns another partition, too, and waits until that one has come to it, or has sent it';
 
 -- Keys of which something is parked. A key that is tied to another by an event of both waits in that one's group.
 CREATE TABLE :schema.parked_lane (
-    trigger_id integer NOT NULL REFERENCES :schema.trigger ON DELETE CASCADE,
+    subscription integer NOT NULL REFERENCES :schema.cursor ON DELETE CASCADE,
     lane bigint NOT NULL,
     root bigint NOT NULL,
     due timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    PRIMARY KEY (trigger_id, lane)
+    PRIMARY KEY (subscription, lane)
 );
 COMMENT ON COLUMN :schema.parked_lane.root IS 'the group, named by one of its keys';
 COMMENT ON COLUMN :schema.parked_lane.due IS 'of a group: when its first event is tried again';
 
 -- What an EventTrigger's sink keeps its events from, as the workers found it; no row while events flow.
 CREATE TABLE :schema.obstacle (
-    trigger_id integer PRIMARY KEY REFERENCES :schema.trigger ON DELETE CASCADE,
+    subscription integer PRIMARY KEY REFERENCES :schema.cursor ON DELETE CASCADE,
     reason text NOT NULL,
     message text NOT NULL,
     resume text,

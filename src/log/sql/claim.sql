@@ -1,5 +1,5 @@
 -- Run by a worker: dead letters that the dead letter sinks have not had, of each EventTrigger the first $1 that are due, $2 in all
--- and of $3 bytes together; a larger one alone, if $4 says so. Not those of the triggers in $5; those after $6 first, so that every
+-- and of $3 bytes together; a larger one alone, if $4 says so. Only those of EventTriggers that the worker's pool ($7) is to deliver, and not those in $5; those after $6 first, so that every
 -- one's turn comes. They are not due again until the attempt must be over, which keeps other workers from them, and makes them due
 -- if this one dies. No lease is needed: nothing here has an order, and what is sent twice has the same id.
 WITH due AS (
@@ -11,7 +11,7 @@ WITH due AS (
         WHERE d.trigger_namespace = t.namespace AND d.trigger_name = t.name AND d.forward IS NOT NULL AND d.forward_at <= now()
         ORDER BY d.forward_at LIMIT $1::int8 FOR UPDATE SKIP LOCKED
     ) AS l
-    WHERE t.definition #>> '{dead_letter_sink,sink,url}' IS NOT NULL AND t.id <> ALL ($5::int4[])
+    WHERE t.definition #>> '{dead_letter_sink,sink,url}' IS NOT NULL AND t.id <> ALL ($5::int4[]) AND t.pool = $7::int4
     LIMIT $2::int8
 ), measured AS (
     SELECT *, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) AS upto, row_number() OVER () AS place FROM due

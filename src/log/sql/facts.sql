@@ -40,6 +40,8 @@ SELECT c.oid,
     pg_catalog.pg_has_role(c.relowner, 'USAGE'),
     -- Of the columns above.
     ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
-          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) AS types
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) AS types,
+    ARRAY(SELECT a.atttypmod FROM pg_catalog.pg_attribute AS a
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) AS modifiers
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2

@@ -1,7 +1,7 @@
 -- Run by the controller before it drops segment :number although cursors need it: writes down what each of them loses.
--- Reads the whole segment.
+-- Reads the whole segment. Of an EventTrigger that is delivered in partitions, what any of them needed is counted, whosever it is.
 INSERT INTO :schema.lost (trigger_namespace, trigger_name, segment, events, first_id, last_id)
-SELECT t.namespace, t.name, :number, count(*), min(e.id), max(e.id)
+SELECT t.namespace, t.name, :number, count(DISTINCT e.id), min(e.id), max(e.id)
 FROM :schema.event_:number AS e
 JOIN :schema.segment AS s ON s.number = :number
 CROSS JOIN LATERAL (
@@ -13,6 +13,6 @@ JOIN :schema.trigger AS t ON t.id = w.id
 JOIN :schema.cursor AS k ON k.trigger_id = t.id
 WHERE pg_catalog.get_bit(e.matched, (w.place - 1)::integer) = 1
   AND NOT pg_catalog.pg_visible_in_snapshot(p.place, k.cut)
-  AND NOT coalesce(pg_catalog.pg_visible_in_snapshot(p.place, k.target) AND (e.id <= k.after OR e.id = ANY (k.done)), false)
+  AND NOT coalesce(pg_catalog.pg_visible_in_snapshot(p.place, k.target) AND e.id <= k.after, false) AND e.id <> ALL (k.done)
 GROUP BY t.namespace, t.name
 ON CONFLICT DO NOTHING

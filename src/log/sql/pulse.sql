@@ -1,2 +1,2 @@
--- Run by a worker up to a hundred times a second: what it sees now, and whether a definition changed.
-SELECT pg_current_snapshot()::text, definitions, base FROM meta
+-- Run by a worker up to a hundred times a second: what it sees now, whether a definition changed, and whether it may still do so.
+SELECT pg_current_snapshot()::text, definitions, base, compatible FROM meta

@@ -1,4 +1,4 @@
--- Run by a worker every few seconds ($1 its number, $2 seconds, $3 class of advisory locks; arrays: $4 slots, $5 epochs): it lives,
+-- Run by a worker every few seconds ($1 its number, $2 seconds, $3 class of advisory locks; arrays: $4 slots, $5 epochs; $6 its pool): it lives,
 -- and goes on to hold its slots; a row for each that it does hold. The server's clock decides, so that workers' clocks do not
 -- matter. Rows of a lease are always locked in order of slot, here and in a commit: two can wait for each other no other way.
 WITH seen AS (
@@ -11,7 +11,7 @@ WITH seen AS (
     )
 ), mine AS MATERIALIZED (
     SELECT l.slot FROM lease AS l JOIN unnest($4::int4[], $5::int8[]) AS m (slot, epoch) ON l.slot = m.slot AND l.epoch = m.epoch
-    ORDER BY l.slot FOR UPDATE OF l
+    WHERE l.pool = $6::int4 ORDER BY l.slot FOR UPDATE OF l
 )
 UPDATE lease AS l SET until = clock_timestamp() + make_interval(secs => $2::float8)
-FROM mine WHERE l.slot = mine.slot RETURNING l.slot
+FROM mine WHERE l.pool = $6::int4 AND l.slot = mine.slot RETURNING l.slot

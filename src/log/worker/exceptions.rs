@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, mem::discriminant, time::Duration};
 
 use tokio_postgres::{Client, Row, Transaction, types::ToSql};
 
-use super::{Lease, Move, Slot, Worker, WorkerError, reader, slots, wire::Xid8};
-use crate::log::{Bits, Event, Operation};
+use super::{Lease, Most, Move, Slot, Worker, WorkerError, reader, slots, wire::Xid8};
+use crate::log::{Bits, Event, Operation, Weight};
+
+/// Bytes of events that one statement writes; one that is larger goes alone.
+const STATEMENT: u64 = 1 << 20;
 
 /// What went wrong with an attempt; bounded, without credentials.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -33,6 +36,22 @@ pub enum Exception {
         event: std::sync::Arc<Event>,
         /// How often it was sent, and what came of it the last time; `None` if it only waits for another.
         failed: Option<(u32, Failure)>,
+        /// Whether it is still to meet other partitions.
+        meets: bool,
+    },
+    /// A partition has come to an event that another one sends: all before it is done, and what is after it waits.
+    Arrive {
+        /// The partition.
+        subscription: i32,
+        /// The event.
+        event: i64,
+    },
+    /// That event was sent, or given up: the partition goes on.
+    Depart {
+        /// The partition.
+        subscription: i32,
+        /// The event.
+        event: i64,
     },
     /// A lane waits in the group of another.
     Join {
@@ -134,8 +153,10 @@ pub struct Parked {
     pub seq: i64,
     /// How often it was sent.
     pub attempts: u32,
-    /// The event, but for who matched.
+    /// The event, but for who matched. It has a place only if it is still to meet other partitions.
     pub event: Event,
+    /// Whether it is still to meet other partitions.
+    pub meets: bool,
 }
 
 /// What of a subscription is parked.
@@ -173,7 +194,17 @@ impl Exception {
             | Self::Clear { subscription, .. }
             | Self::Bury(DeadLetter { subscription, .. })
             | Self::Redrive { subscription, .. }
+            | Self::Arrive { subscription, .. }
+            | Self::Depart { subscription, .. }
             | Self::Obstacle { subscription, .. } => *subscription,
+        }
+    }
+
+    /// About what its event takes of memory, if it has one.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Park { event, .. } | Self::Bury(DeadLetter { event, .. }) => event.bytes(),
+            _ => 0,
         }
     }
 
@@ -216,10 +247,11 @@ impl Worker {
         let failed = |source| WorkerError::Sql { doing: "read what is parked", source };
         let mut found = BTreeMap::<i32, ParkedLanes>::new();
         let next =
-            "SELECT t.id, greatest((SELECT max(p.seq) FROM parked AS p WHERE p.trigger_id = t.id), (SELECT max(d.seq)
+            "SELECT c.subscription, greatest((SELECT max(p.seq) FROM parked AS p WHERE p.subscription = c.subscription), (SELECT max(d.seq)
                  FROM dead_letter AS d WHERE d.trigger_namespace = t.namespace AND d.trigger_name = t.name), 0) + 1,
                  o.reason, o.message, o.resume
-             FROM trigger AS t LEFT JOIN obstacle AS o ON o.trigger_id = t.id WHERE t.id = ANY ($1)";
+             FROM cursor AS c JOIN trigger AS t ON t.id = c.trigger_id LEFT JOIN obstacle AS o ON o.subscription = c.subscription
+             WHERE c.subscription = ANY ($1)";
         for row in self.client.query(next, &[&subscriptions]).await.map_err(failed)? {
             let of = found.entry(row.get(0)).or_default();
             of.next = row.get(1);
@@ -227,9 +259,9 @@ impl Worker {
                 of.obstacle = Some((reason, message, row.get(4)));
             }
         }
-        let lanes = "SELECT l.trigger_id, l.lane, l.root, greatest(extract(epoch FROM l.due - now()), 0)::float8, CASE WHEN l.lane = l.root
-                 THEN (SELECT count(*) FROM parked AS p WHERE p.trigger_id = l.trigger_id AND p.lane = l.lane) END
-             FROM parked_lane AS l WHERE l.trigger_id = ANY ($1)";
+        let lanes = "SELECT l.subscription, l.lane, l.root, greatest(extract(epoch FROM l.due - now()), 0)::float8, CASE WHEN l.lane = l.root
+                 THEN (SELECT count(*) FROM parked AS p WHERE p.subscription = l.subscription AND p.lane = l.lane) END
+             FROM parked_lane AS l WHERE l.subscription = ANY ($1)";
         for row in self.client.query(lanes, &[&subscriptions]).await.map_err(failed)? {
             let of = found.entry(row.get(0)).or_default();
             let (lane, root) = (lane(row.get(1)), lane(row.get(2)));
@@ -243,15 +275,18 @@ impl Worker {
         Ok(found)
     }
 
-    /// The first events of a group, in order.
-    pub async fn fetch(&self, subscription: i32, root: u64, limit: usize) -> Result<Vec<Parked>, WorkerError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    /// The first events of a group, in order; one at least.
+    pub async fn fetch(&self, subscription: i32, root: u64, most: Most) -> Result<Vec<Parked>, WorkerError> {
+        let limit = i64::try_from(most.events).unwrap_or(i64::MAX);
+        let bytes = i64::try_from(most.bytes).unwrap_or(i64::MAX);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&subscription, &root.cast_signed(), &limit, &bytes];
         let rows = self
             .client
-            .query(&self.statements.fetch, &[&subscription, &root.cast_signed(), &limit])
+            .query(&self.statements.fetch, &parameters)
             .await
             .map_err(|source| WorkerError::Sql { doing: "read parked events", source })?;
-        rows.iter().map(parked).collect()
+        let weighed = |parked: Parked| Parked { event: parked.event.weighed(self.reader.scale()), ..parked };
+        rows.iter().map(|row| Ok(weighed(parked(row, row.get(10))?))).collect()
     }
 
     /// Dead letters that are to be delivered again by whoever holds these slots, in order, each with its subscription.
@@ -260,10 +295,13 @@ impl Worker {
         let rows = self
             .client
             .query(
-                "SELECT t.id, d.event_id, d.lanes FROM dead_letter AS d
+                "SELECT c.subscription, d.event_id, d.lanes FROM dead_letter AS d
                  JOIN trigger AS t ON t.namespace = d.trigger_namespace AND t.name = d.trigger_name
-                 WHERE d.redrive AND t.id % $2 = ANY ($3) ORDER BY t.id, d.seq LIMIT $1",
-                &[&limit, &slots::modulus(), &slots::numbers(slots)],
+                 JOIN cursor AS c ON c.trigger_id = t.id LEFT JOIN spread AS s ON s.trigger_id = t.id
+                 WHERE d.redrive AND c.pool = $4 AND c.subscription % $2 = ANY ($3)
+                   AND (s.trigger_id IS NULL OR (d.lanes[1] >> 33 & 2147483647) % s.partitions = c.partition)
+                 ORDER BY c.subscription, d.seq LIMIT $1",
+                &[&limit, &slots::modulus(), &slots::numbers(slots), &self.pool],
             )
             .await
             .map_err(|source| WorkerError::Sql { doing: "read dead letters to be redriven", source })?;
@@ -298,18 +336,19 @@ fn lane(number: i64) -> u64 {
     number.cast_unsigned()
 }
 
-pub(super) fn parked(row: &Row) -> Result<Parked, WorkerError> {
+pub(super) fn parked(row: &Row, meets: Option<Xid8>) -> Result<Parked, WorkerError> {
     let corrupt = |what, why: String| WorkerError::Corrupt { what, why };
     let code = char::from(row.get::<_, i8>(6).cast_unsigned());
     let txid = row.get::<_, Xid8>(3).0;
+    // Only what is read from the log has a place in it, and what is to be looked for there.
     Ok(Parked {
+        meets: meets.is_some(),
         seq: row.get(0),
         attempts: row.get::<_, i32>(1).unsigned_abs(),
         event: Event {
             id: row.get(2),
             txid,
-            // Only what is read from the log has a place in it.
-            place: 0,
+            place: meets.map_or(0, |Xid8(place)| place),
             at: jiff::Timestamp::try_from(row.get::<_, std::time::SystemTime>(4))
                 .map_err(|error| corrupt("a time", error.to_string()))?,
             capture: row.get(5),
@@ -318,6 +357,7 @@ pub(super) fn parked(row: &Row) -> Result<Parked, WorkerError> {
             old: row.get(7),
             new: row.get(8),
             context: row.get(9),
+            weight: Weight::default(),
         },
     })
 }
@@ -377,13 +417,15 @@ struct Arrays<'a> {
     delays: Vec<f64>,
     lanes: Vec<String>,
     parked: Vec<bool>,
+    meets: Vec<Option<Xid8>>,
     texts: [Vec<Option<&'a str>>; 3],
 }
 
 impl<'a> Arrays<'a> {
     fn push(&mut self, exception: &'a Exception) {
         match exception {
-            Exception::Park { subscription, seq, root, event, failed } => {
+            Exception::Park { subscription, seq, root, event, failed, meets } => {
+                self.meets.push(meets.then_some(Xid8(event.place)));
                 self.of.push(*subscription);
                 self.first.push(*seq);
                 self.second.push(root.cast_signed());
@@ -425,6 +467,10 @@ impl<'a> Arrays<'a> {
                 self.lanes.push(super::array(&lanes));
                 self.parked.push(letter.parked);
             }
+            Exception::Arrive { subscription, event } | Exception::Depart { subscription, event } => {
+                self.of.push(*subscription);
+                self.first.push(*event);
+            }
             Exception::Redrive { subscription, event, root } => {
                 self.of.push(*subscription);
                 self.first.push(*event);
@@ -443,7 +489,7 @@ impl<'a> Arrays<'a> {
 
     /// The statement that writes them, and what it takes.
     fn statement(&self, kind: &Exception) -> (&'static str, Vec<&(dyn ToSql + Sync)>) {
-        let Self { of, first, second, events, failures, delays, lanes, parked, texts } = self;
+        let Self { of, first, second, events, failures, delays, lanes, parked, meets, texts } = self;
         let Events { ids, txids, at, captures, operations, old, new, context } = events;
         let Failures { attempts, status, errors, responses } = failures;
         match kind {
@@ -451,9 +497,11 @@ impl<'a> Arrays<'a> {
                 include_str!("../sql/park.sql"),
                 vec![
                     of, first, second, ids, txids, at, captures, operations, old, new, context, attempts, status,
-                    errors, responses,
+                    errors, responses, meets,
                 ],
             ),
+            Exception::Arrive { .. } => (include_str!("../sql/arrive.sql"), vec![of, first]),
+            Exception::Depart { .. } => (include_str!("../sql/depart.sql"), vec![of, first]),
             Exception::Join { .. } => (include_str!("../sql/join.sql"), vec![of, first, second]),
             Exception::Merge { .. } => (include_str!("../sql/merge.sql"), vec![of, first, second]),
             Exception::Wait { .. } => (include_str!("../sql/wait.sql"), vec![of, first, delays]),
@@ -477,11 +525,26 @@ impl<'a> Arrays<'a> {
     }
 }
 
+/// How many of the first of them go into one statement: the driver copies them.
+fn together(alike: &[Exception]) -> usize {
+    // One after the other: a group that another was merged into may itself be merged.
+    if matches!(alike, [Exception::Merge { .. }, ..]) {
+        return 1;
+    }
+    let mut sum = 0;
+    let fit = alike.iter().take_while(|exception| {
+        sum += exception.bytes();
+        sum <= STATEMENT
+    });
+    fit.count().max(1)
+}
+
 /// Writes some that are alike. Their statements are prepared each time: failures are rare, or come in long arrays.
 async fn write(transaction: &Transaction<'_>, alike: &[Exception]) -> Result<(), tokio_postgres::Error> {
-    // One after the other: a group that another was merged into may itself be merged.
-    let at_a_time = if matches!(alike[0], Exception::Merge { .. }) { 1 } else { alike.len() };
-    for some in alike.chunks(at_a_time) {
+    let mut left = alike;
+    while !left.is_empty() {
+        let (some, rest) = left.split_at(together(left));
+        left = rest;
         let mut arrays = Arrays::default();
         for exception in some {
             arrays.push(exception);

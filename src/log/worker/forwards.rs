@@ -66,11 +66,14 @@ impl Worker {
         let client = self.aside().await?;
         let Some(client) = client.as_ref() else { return Ok(Vec::new()) };
         let rows = client
-            .query(include_str!("../sql/claim.sql"), &[&each, &all, &bytes, &claim.larger, &claim.not, &claim.after])
+            .query(
+                include_str!("../sql/claim.sql"),
+                &[&each, &all, &bytes, &claim.larger, &claim.not, &claim.after, &self.pool],
+            )
             .await
             .map_err(failed)?;
         let readable = |row: &Row| match forward(row) {
-            Ok(forward) => Some(forward),
+            Ok(forward) => Some(Forward { event: forward.event.weighed(self.reader.scale()), ..forward }),
             // It waits; the others go on.
             Err(error) => {
                 tracing::error!(schema = self.schema(), trigger = row.get::<_, i32>(10), "{error}");
@@ -103,7 +106,7 @@ fn forward(row: &Row) -> Result<Forward, WorkerError> {
     Ok(Forward {
         subscription: row.get(10),
         definition,
-        event: parked(row)?.event,
+        event: parked(row, None)?.event,
         destination: row.get(12),
         failure: Failure {
             status: row.get::<_, Option<i32>>(14).and_then(|status| u16::try_from(status).ok()),

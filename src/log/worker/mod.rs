@@ -2,19 +2,24 @@
 
 mod exceptions;
 mod forwards;
+mod page;
+mod pools;
 mod reader;
 mod segments;
 mod slots;
+mod spread;
 mod wire;
 
 use tokio_postgres::{Client, Row, Statement, Transaction, types::ToSql};
 
 pub use self::exceptions::{DeadLetter, Exception, Failure, Parked, ParkedLanes, Redriven};
 pub use self::forwards::{Claim, Forward};
+pub use self::page::{Most, Page};
 use self::reader::Reader;
 pub use self::slots::{Lease, Slot, Survey};
+pub use self::spread::Wait;
 use super::{
-    Definition, Event, SCHEMA_VERSION, Snapshot,
+    Definition, Event, Partition, SCHEMA_VERSION, Snapshot,
     connect::{ConnectConfig, ConnectError},
     snapshot::Txid,
 };
@@ -23,7 +28,7 @@ use crate::name::{Ident, ObjectName, TableName};
 /// How far delivery of one trigger has come.
 ///
 /// Everything in `from` is done. While `to` is set, the window between both is under way: its events up to `after`, in
-/// order of id, are done, and so are those in `done`.
+/// order of id, are done, and so are those in `done`. Of a partition, those in `done` may be of later windows, too.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cursor {
     /// The cut up to which everything is done.
@@ -36,11 +41,19 @@ pub struct Cursor {
     pub done: Vec<i64>,
 }
 
-/// One EventTrigger as a worker sees it.
+/// One EventTrigger, or one partition of it, as a worker sees it.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// Its number in this log.
     pub id: i32,
+    /// The EventTrigger's.
+    pub trigger: i32,
+    /// Which of its events.
+    pub partition: Partition,
+    /// Whether the events are to be divided otherwise than they are, see [`Worker::divide`].
+    pub divides: bool,
+    /// Whether workers of another pool are to deliver it, see [`Worker::departing`].
+    pub departs: bool,
     /// What to do.
     pub definition: Definition,
     /// How far it has come.
@@ -56,8 +69,8 @@ pub struct Capture {
     pub table: TableName,
     /// The columns that name a row, in order; empty if the table has no key.
     pub key: Vec<Ident>,
-    /// Numbers of the subscriptions, by position of their bit.
-    pub subscriptions: Vec<i32>,
+    /// Numbers of the EventTriggers, by position of their bit.
+    pub triggers: Vec<i32>,
 }
 
 /// What a worker learns each time it looks.
@@ -119,6 +132,10 @@ pub struct Worker {
     schema: Ident,
     reader: Reader,
     log_id: String,
+    /// The EventTrigger that it delivers; `None`: all that have no workers of their own.
+    only: Option<ObjectName>,
+    /// The number of that EventTrigger; 0 for the others.
+    pool: i32,
     /// Among the log's workers, once it takes part.
     number: tokio::sync::OnceCell<i32>,
     statements: Statements,
@@ -135,13 +152,28 @@ struct Statements {
 }
 
 impl Worker {
-    /// Connects, and checks that the schema is of this version and belongs to EventLog `owner` (its UID).
+    /// Connects, and checks that the schema is of this version and belongs to EventLog `owner` (its UID). It delivers all
+    /// EventTriggers that have no workers of their own.
     pub async fn connect(config: &ConnectConfig, schema: &Ident, owner: &str) -> Result<Self, WorkerError> {
+        Self::of(config, schema, owner, None).await
+    }
+
+    /// The same; with `only`, as one of the workers that this EventTrigger has of its own.
+    pub async fn of(
+        config: &ConnectConfig,
+        schema: &Ident,
+        owner: &str,
+        only: Option<&ObjectName>,
+    ) -> Result<Self, WorkerError> {
         let client = config.connect("eventtrigger deliver").await?;
         let failed = |source| WorkerError::Sql { doing: "prepare the worker's statements", source };
         let settings = format!("{}; SET statement_timeout = '60s'", reader::settings(schema));
         client.batch_execute(&settings).await.map_err(failed)?;
         let log_id = check(&client, schema, owner).await?;
+        let pool = match only {
+            Some(trigger) => pools::number(&client, trigger).await?,
+            None => 0,
+        };
         let prepare = |sql: &'static str| client.prepare(sql);
         let statements = Statements {
             pulse: prepare(include_str!("../sql/pulse.sql")).await.map_err(failed)?,
@@ -157,6 +189,8 @@ impl Worker {
             schema: schema.clone(),
             reader: Reader::new(config, schema),
             log_id,
+            only: only.cloned(),
+            pool,
             number: tokio::sync::OnceCell::new(),
             statements,
         };
@@ -179,6 +213,7 @@ impl Worker {
         let failed = |source| WorkerError::Sql { doing: "look for new events", source };
         let row = self.client.query_one(&self.statements.pulse, &[]).await.map_err(failed)?;
         let (definitions, base) = (row.get(1), Txid::try_from(row.get::<_, i64>(2)).unwrap_or_default());
+        usable(row.get(3))?;
         // A segment is committed before anything is captured into it: who knows those of this moment misses none.
         self.reader.learn(&self.client, definitions, base).await?;
         Ok(Pulse { now: snapshot(row.get(0))?.raised(base), definitions })
@@ -190,15 +225,19 @@ impl Worker {
         self.reader.segments().until(from, now)
     }
 
-    /// All subscriptions that can be read, and the captures whose events they may meet.
+    /// All subscriptions of this pool that can be read, and the captures whose events they may meet.
     pub async fn subscriptions(&self) -> Result<(Vec<Subscription>, Vec<Capture>), WorkerError> {
         let failed = |source| WorkerError::Sql { doing: "read the definitions", source };
         let rows = self
             .client
             .query(
-                "SELECT t.id, t.definition::text, c.cut::text, c.target::text, c.after, c.done
-                 FROM trigger AS t JOIN cursor AS c ON c.trigger_id = t.id ORDER BY t.id",
-                &[],
+                "SELECT c.subscription, t.definition::text, c.cut::text, c.target::text, c.after, c.done, t.id, c.partition,
+                     coalesce(s.partitions, 1), s.ordering::text, s.upto IS NOT NULL
+                         OR coalesce(s.partitions, 1) <> coalesce((t.definition ->> 'partitions')::int4, 1)
+                         OR coalesce(s.ordering::text <> (t.definition -> 'ordering')::text, false), t.pool <> c.pool
+                 FROM trigger AS t JOIN cursor AS c ON c.trigger_id = t.id LEFT JOIN spread AS s ON s.trigger_id = t.id
+                 WHERE c.pool = $1 ORDER BY c.subscription",
+                &[&self.pool],
             )
             .await
             .map_err(failed)?;
@@ -207,7 +246,7 @@ impl Worker {
             match subscription(row) {
                 Ok(subscription) => subscriptions.push(subscription),
                 // Its events wait: its cursor stays. The others' go on.
-                Err(error) => tracing::error!(schema = self.schema(), trigger = row.get::<_, i32>(0), "{error}"),
+                Err(error) => tracing::error!(schema = self.schema(), trigger = row.get::<_, i32>(6), "{error}"),
             }
         }
         Ok((subscriptions, self.captures("true", &[]).await?))
@@ -231,16 +270,20 @@ impl Worker {
             id: row.get(0),
             table: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
             key: row.get::<_, Vec<String>>(3).into_iter().map(Ident::new).collect(),
-            subscriptions: row.get(4),
+            triggers: row.get(4),
         };
         Ok(rows.iter().map(capture).collect())
     }
 
-    /// Events of the window between two cuts, beyond `after`, in order of id; at most `limit`. Fewer than `limit` means
-    /// that the window has no more. Page after page costs the same, however long the window is; so does starting in its
-    /// middle, once.
+    /// Events of the window between two cuts, beyond `after`, in order of id. Page after page costs the same, however long
+    /// the window is; so does starting in its middle, once.
     ///
     /// Both cuts come from this log: from [`Worker::pulse`], [`Worker::until`] or a [`Cursor`].
+    pub async fn page(&self, from: &Snapshot, to: &Snapshot, after: i64, most: Most) -> Result<Page, WorkerError> {
+        self.reader.page(&self.client, from, to, after, most).await
+    }
+
+    /// The same, however many bytes they have: fewer than `limit` means that the window has no more.
     pub async fn window(
         &self,
         from: &Snapshot,
@@ -248,7 +291,22 @@ impl Worker {
         after: i64,
         limit: usize,
     ) -> Result<Vec<Event>, WorkerError> {
-        self.reader.window(&self.client, from, to, after, limit).await
+        Ok(self.page(from, to, after, Most { events: limit, bytes: u64::MAX }).await?.events)
+    }
+
+    /// The id of about the newest event of the log.
+    pub async fn newest(&self) -> Result<i64, WorkerError> {
+        self.reader.newest(&self.client).await
+    }
+
+    /// Bytes of all events that were read from the log, also of parked ones and dead letters, and are still in memory.
+    pub fn held(&self) -> u64 {
+        self.reader.scale().bytes()
+    }
+
+    /// Whether there is any event between two cuts.
+    pub async fn any(&self, from: &Snapshot, to: &Snapshot) -> Result<bool, WorkerError> {
+        self.reader.any(&self.client, from, to).await
     }
 
     /// Writes new positions.
@@ -256,7 +314,7 @@ impl Worker {
     /// # Errors
     /// [`WorkerError::Fenced`] if a lease is no longer ours; then nothing was written.
     async fn advance(&self, leases: &[Lease], moves: &[Move]) -> Result<(), WorkerError> {
-        let moves = Moves::of(leases, moves);
+        let moves = Moves::of(self.pool, leases, moves);
         let row = self.client.query_one(&self.statements.commit, &moves.parameters()).await.map_err(committing)?;
         if row.get(0) { Ok(()) } else { Err(WorkerError::Fenced) }
     }
@@ -268,7 +326,7 @@ impl Worker {
         leases: &[Lease],
         moves: &[Move],
     ) -> Result<bool, tokio_postgres::Error> {
-        let moves = Moves::of(leases, moves);
+        let moves = Moves::of(self.pool, leases, moves);
         Ok(transaction.query_one(include_str!("../sql/commit.sql"), &moves.parameters()).await?.get(0))
     }
 
@@ -291,6 +349,7 @@ impl Worker {
 
 /// New positions, as `commit.sql` takes them.
 struct Moves {
+    pool: i32,
     slots: Vec<i32>,
     epochs: Vec<i64>,
     subscriptions: Vec<i32>,
@@ -302,9 +361,10 @@ struct Moves {
 }
 
 impl Moves {
-    fn of(leases: &[Lease], moves: &[Move]) -> Self {
+    fn of(pool: i32, leases: &[Lease], moves: &[Move]) -> Self {
         let (slots, epochs) = slots::arrays(leases);
         Self {
+            pool,
             slots,
             epochs,
             subscriptions: moves.iter().map(|step| step.subscription).collect(),
@@ -315,8 +375,8 @@ impl Moves {
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 7] {
-        [&self.slots, &self.epochs, &self.subscriptions, &self.cuts, &self.targets, &self.after, &self.done]
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 8] {
+        [&self.slots, &self.epochs, &self.subscriptions, &self.cuts, &self.targets, &self.after, &self.done, &self.pool]
     }
 }
 
@@ -324,7 +384,17 @@ fn committing(source: tokio_postgres::Error) -> WorkerError {
     WorkerError::Sql { doing: "write how far delivery has come", source }
 }
 
-/// The log's id, if the log is of this version, on its own server, and this owner's.
+/// Refuses a log that a newer controller has made one that this worker does not know how to use.
+fn usable(compatible: i32) -> Result<(), WorkerError> {
+    if compatible <= SCHEMA_VERSION {
+        return Ok(());
+    }
+    Err(WorkerError::NotOurs(format!(
+        "the log is for workers that know version {compatible} of its schema, this one knows {SCHEMA_VERSION}; the controller starts such"
+    )))
+}
+
+/// The log's id, if the log is of a version that it can use, on its own server, and this owner's.
 async fn check(client: &Client, schema: &Ident, owner: &str) -> Result<String, WorkerError> {
     let failed = |source| WorkerError::Sql { doing: "read the log's owner", source };
     let there =
@@ -336,16 +406,17 @@ async fn check(client: &Client, schema: &Ident, owner: &str) -> Result<String, W
     }
     let row = client
         .query_one(
-            "SELECT m.version, m.owner_uid, m.log_id::text, m.system_identifier = c.system_identifier
+            "SELECT m.version, m.owner_uid, m.log_id::text, m.system_identifier = c.system_identifier, m.compatible
              FROM meta AS m, pg_control_system() AS c",
             &[],
         )
         .await
         .map_err(failed)?;
     let (version, found): (i32, String) = (row.get(0), row.get(1));
-    if version != SCHEMA_VERSION {
+    usable(row.get(4))?;
+    if version < SCHEMA_VERSION {
         return Err(WorkerError::NotOurs(format!(
-            "the log's schema has version {version}, this worker reads {SCHEMA_VERSION}"
+            "the log's schema has version {version}, this worker needs {SCHEMA_VERSION}; the controller has not migrated it yet"
         )));
     }
     if found != owner {
@@ -369,15 +440,22 @@ fn snapshot(text: &str) -> Result<Snapshot, WorkerError> {
 }
 
 fn subscription(row: &Row) -> Result<Subscription, WorkerError> {
-    let definition = serde_json::from_str(row.get(1))
-        .map_err(|error| WorkerError::Corrupt { what: "a definition", why: error.to_string() })?;
+    let corrupt = |error: serde_json::Error| WorkerError::Corrupt { what: "a definition", why: error.to_string() };
+    let mut definition: Definition = serde_json::from_str(row.get(1)).map_err(corrupt)?;
+    if let Some(ordering) = row.get::<_, Option<&str>>(9) {
+        // All partitions divide events alike, whatever the definition has come to say.
+        definition.ordering = serde_json::from_str(ordering).map_err(corrupt)?;
+    }
+    let number = |at: usize| row.get::<_, i32>(at).unsigned_abs();
     let cursor = Cursor {
         from: snapshot(row.get(2))?,
         to: row.get::<_, Option<&str>>(3).map(snapshot).transpose()?,
         after: row.get(4),
         done: row.get(5),
     };
-    Ok(Subscription { id: row.get(0), definition, cursor })
+    let partition = Partition { number: number(7), of: number(8) };
+    let (divides, departs) = (row.get(10), row.get(11));
+    Ok(Subscription { id: row.get(0), trigger: row.get(6), partition, divides, departs, definition, cursor })
 }
 
 fn array(numbers: &[i64]) -> String {

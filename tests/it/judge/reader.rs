@@ -261,7 +261,7 @@ impl Life {
             };
             let (_, events, next) = &pages[known];
             let (one, life) = &mut self.subscriptions[at];
-            let mine = events.iter().filter(|event| wanted_by(event, &self.captures).any(|wants| wants == one.id));
+            let mine = events.iter().filter(|event| wanted_by(event, &self.captures).any(|wants| wants == one.trigger));
             let mut journals = journals.lock().unwrap();
             let journal = journals.get_mut(&one.definition.trigger.name).expect("a journal");
             journal.deliver(*life, mine.map(|event| event.id));
@@ -272,9 +272,9 @@ impl Life {
     }
 }
 
-/// Numbers of the subscriptions that want an event.
+/// Numbers of the EventTriggers that want an event.
 pub(super) fn wanted_by(event: &Event, captures: &HashMap<i32, Capture>) -> impl Iterator<Item = i32> {
-    let numbers = captures[&event.capture].subscriptions.iter().enumerate();
+    let numbers = captures[&event.capture].triggers.iter().enumerate();
     numbers.filter(|(position, _)| event.matched.has(*position)).map(|(_, number)| *number)
 }
 
@@ -282,7 +282,7 @@ pub(super) fn wanted_by(event: &Event, captures: &HashMap<i32, Capture>) -> impl
 pub(super) async fn names(database: &Arc<Database>) -> (HashMap<i32, Capture>, HashMap<i32, String>) {
     let (subscriptions, captures) = connect(database).await.subscriptions().await.expect("subscriptions");
     let captures = captures.into_iter().map(|capture| (capture.id, capture)).collect();
-    (captures, subscriptions.into_iter().map(|one| (one.id, one.definition.trigger.name)).collect())
+    (captures, subscriptions.into_iter().map(|one| (one.trigger, one.definition.trigger.name)).collect())
 }
 
 /// The log's cut at this moment.

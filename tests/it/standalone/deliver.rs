@@ -49,8 +49,19 @@ async fn a_worker_delivers_with_the_secrets_of_its_file_answers_probes_and_ends_
     database.run("INSERT INTO orders VALUES (1, 'new', 1, 'x')").await;
     let hits = receiver.until("the insert", |hits| hits.len() == 1).await;
     assert_eq!(hits[0].header("authorization"), "Bearer s3cret");
-    until("the metric", true, async || get("/metrics").await.1.contains("eventtrigger_events_delivered_total 1\n"))
-        .await;
+    let delivered = "eventtrigger_events_delivered_total{namespace=\"shop\",trigger=\"all\"} 1\n";
+    until("the metric", true, async || get("/metrics").await.1.contains(delivered)).await;
+    // More is said from now on, but nothing that is secret.
+    let put = async |level: &'static str| {
+        let request = reqwest::Client::new().put(format!("http://{address}/loglevel")).body(level);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((put("loud").await, put("trace").await), (400, 200));
+    database.run("INSERT INTO orders SELECT n, 'new', 1, 'x' FROM generate_series(2, 5000) n").await;
+    receiver.until("a backlog", |hits| hits.len() == 5000).await;
+    let said = worker.stderr();
+    assert!(said.contains("DEBUG") && said.contains("listing a long window"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
     assert_eq!(worker.signal("-TERM").await.code(), Some(0));
 }
 

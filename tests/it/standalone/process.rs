@@ -25,6 +25,9 @@ pub(crate) fn eventtrigger(args: &[&str]) -> Command {
     command
         .args(args)
         .env_remove("EVENTTRIGGER_DATABASE_URL")
+        .env_remove("K_SINK")
+        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .env_remove("K_CE_OVERRIDES")
         .env("EVENTTRIGGER_LOG_FORMAT", "text")
         .env("RUST_LOG", "info");
     command.stdin(Stdio::null()).kill_on_drop(true);
@@ -58,7 +61,7 @@ impl Running {
         std::fs::read_to_string(&self.stdout).expect("read its output")
     }
 
-    fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).expect("read its log")
     }
 

@@ -179,8 +179,7 @@ async fn wrong_manifests_are_refused_as_a_whole_and_nothing_is_installed() {
         "--until-idle",
     ];
     let (code, stdout, stderr) = said(&mut eventtrigger(&args)).await;
-    let fields =
-        "captureReplicated, columns, context, delivery, eventLogRef, on, ordering, reclaimPolicy, sink, suspend, table";
+    let fields = "captureReplicated, ceOverrides, columns, context, delivery, deployment, eventLogRef, on, ordering, partitions, reclaimPolicy, sink, suspend, table";
     let expected = format!(
         "{path}/b.yaml:7: EventTrigger shop/more: spec.paused: there is no such field; use one of: {fields}\n\
          {path}/b.yaml:10: EventTrigger shop/more: spec.on.insrt: there is no such field; did you mean insert? (of: delete, insert, truncate, update)\n\
@@ -340,4 +339,28 @@ async fn a_download_that_fails_names_the_way_without_one() {
         "{stderr}"
     );
     assert!(Path::new(&cache).read_dir().unwrap().next().is_none(), "something was left in the cache");
+}
+
+#[tokio::test]
+async fn what_a_sink_binding_puts_into_the_environment_is_where_events_go() {
+    let (database, receiver, folder) = (Database::new().await, Receiver::start().await, folder());
+    orders(&database).await;
+    let unbound = std::fs::read_to_string(QUICKSTART).expect("the sample");
+    let at = unbound.find("  sink:\n").expect("its sink stands last");
+    let file = folder.path().join("unbound.yaml");
+    std::fs::write(&file, &unbound[..at]).expect("write a manifest");
+    let url = url(&database.config);
+    let args = ["run", "-f", file.to_str().expect("a path"), "--database-url", &url, "--until-idle"];
+    let run = async || {
+        let mut command = eventtrigger(&args);
+        command.env("K_SINK", receiver.url("/bound")).env("K_CE_OVERRIDES", r#"{"extensions":{"region":"eu"}}"#);
+        said(&mut command).await
+    };
+    assert_eq!(run().await.0, Some(0));
+    database.run("INSERT INTO orders VALUES (1, 'new')").await;
+    let (code, _, stderr) = run().await;
+    assert_eq!(code, Some(0), "{stderr}");
+    let hits = receiver.hits();
+    assert_eq!((hits.len(), hits[0].header("ce-region")), (1, "eu"));
+    assert!(said(&mut eventtrigger(&args)).await.2.contains("spec.sink: is missing"));
 }
