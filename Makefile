@@ -12,12 +12,12 @@ architecture := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(machine)))
 musl := $(machine)-unknown-linux-musl
 dist := dist/$(architecture)
 
-# What config/default runs; `make image IMAGE=...` gives the image another name.
+# What the chart and config/default run; `make image IMAGE=...` gives the image another name.
 IMAGE ?= $(shell e2e/images.sh operator)
 # 25 MB, which pulling it on a node should never exceed.
 image_limit := 25000000
 
-.PHONY: help demo check test soak bench-capture bench-delivery cluster cluster-down dist image images crds fmt musl needs
+.PHONY: help demo check docs test soak bench-capture bench-delivery bench-scale cluster cluster-down dist image images crds chart fmt musl needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -36,6 +36,7 @@ test: needs ## everything, also on a real cluster: its own as root, or the one t
 SOAK ?= 10m
 soak: needs ## the log against PostgreSQL's logical decoding, then delivery through faults, each for SOAK=10m
 	SOAK=$(SOAK) cargo test --test it judge::soak -- --ignored --exact --nocapture
+	@e2e/need.sh faketime
 	FAULTS=$(SOAK) cargo test --test it faults:: -- --nocapture
 
 bench-capture: needs ## what capture costs, beside other triggers, on a PostgreSQL 15 of its own; about 15 minutes
@@ -47,6 +48,13 @@ bench-delivery: needs ## how fast and how soon events are delivered, beside job 
 	benches/peers/install.sh
 	cargo bench --bench delivery
 
+bench-scale: ## 1,000 EventTriggers over 20 EventLogs on a cluster of its own: how soon, how big, how quiet; needs root; about 6 minutes
+	e2e/cluster/cluster install
+	CLUSTER_NAME=scale e2e/cluster/cluster up
+	trap 'CLUSTER_NAME=scale e2e/cluster/cluster down' EXIT; export CLUSTER_NAME=scale; e2e/operator.sh && \
+	  e2e/cluster/cluster run env E2E_AUDIT_LOG="$$(e2e/cluster/cluster audit-log)" \
+	  cargo test --workspace --offline --test cluster -- scale:: --ignored --nocapture
+
 cluster: ## a one-node cluster with the operator in it; needs root; `make cluster-down` removes it
 	e2e/cluster/cluster install
 	e2e/cluster/cluster run true 2>/dev/null || e2e/cluster/cluster up
@@ -56,9 +64,10 @@ cluster: ## a one-node cluster with the operator in it; needs root; `make cluste
 cluster-down: ## removes what `make cluster` has made
 	e2e/cluster/cluster down
 
-# Both in one go: cargo would compile what they share twice, with different features.
+# Both in one go: cargo would compile what they share twice, with different features. Without tables for unwinding, two of 25 MB: a
+# panic aborts, and in a stripped binary a backtrace would name nothing.
 dist: musl ## static release binaries, in dist/<architecture>/
-	cargo build --release --target $(musl) --workspace --bin eventtrigger --bin receiver
+	RUSTFLAGS='-C force-unwind-tables=no' cargo build --release --target $(musl) --workspace --bin eventtrigger --bin receiver
 	install -D -t $(dist) target/$(musl)/release/eventtrigger target/$(musl)/release/receiver
 	@size=$$(stat -c %s $(dist)/eventtrigger); echo "$(dist)/eventtrigger: $$((size / 1000)) kB"; \
 	  (( size < $(image_limit) )) || { echo "more than $(image_limit) bytes, which is all that the image holds" >&2; exit 1; }
@@ -70,8 +79,13 @@ images: image ## also those that the e2e tests use, for a cluster of yours
 	e2e/images.sh build . $$(e2e/images.sh receiver) -f e2e/cluster/receiver/Dockerfile
 	e2e/images.sh build e2e/cluster/postgres $$(e2e/images.sh postgres)
 
-crds: ## crds/ from the Rust types
+crds: ## crds/ and those of the chart, from the Rust types, and the documentation of every field
 	text=$$(cargo run --quiet -- crds) && printf '%s\n' "$$text" > crds/crds.yaml
+	awk -f charts/crds.awk crds/crds.yaml > charts/eventtrigger/templates/crds.yaml
+	UPDATE=1 cargo test --quiet --test docs every_field
+
+chart: crds ## the chart's CRDs, and its README from its values
+	"$$(e2e/tools/tool helm-docs)" --chart-search-root charts --template-files README.md.gotmpl --sort-values-order file --log-level warning
 
 fmt: ## formats the sources
 	cargo fmt --all
@@ -83,3 +97,7 @@ musl: needs
 
 needs:
 	@e2e/need.sh cargo cc
+
+docs: needs ## the documentation as a book, in target/book
+	@command -v mdbook >/dev/null || cargo install --locked mdbook
+	mdbook build docs

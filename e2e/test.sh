@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 
 passed=0 failed=0 skipped=0
 output=$(mktemp)
+why=$(mktemp) # what cargo says of the tests that failed
 # Not the one of `make cluster`, which stays as it is.
 export CLUSTER_NAME=${CLUSTER_NAME:-test}
 ours= # whether a cluster must be removed
@@ -19,7 +20,7 @@ ours= # whether a cluster must be removed
 finish() {
   local status=$?
   [ -z "$ours" ] || e2e/cluster/cluster down
-  rm -f "$output"
+  rm -f "$output" "$why"
   exit "$status"
 }
 trap finish EXIT
@@ -50,6 +51,7 @@ tests() {
   fi
   passed=$((passed + ran)) failed=$((failed + bad))
   [ "$status" -eq 0 ] && [ "$bad" -eq 0 ] && return
+  awk '/^failures:$/ { on = 1 } /^test result: / { on = 0 } on' "$output" >>"$why"
   echo "failed: $what"
   return 1
 }
@@ -62,7 +64,7 @@ sum() {
 check() {
   # Judges of the database tests. Without root those that are missing are done without, and the tests say so.
   if [ "$(id -u)" = 0 ]; then
-    step 'programs' e2e/need.sh psql pg_dump pgbouncer python3 target/judges/bin/python
+    step 'programs' e2e/need.sh psql pg_dump pgbouncer curl python3 target/judges/bin/python
     export TEST_PROGRAMS=all
   else
     # It needs no root, only Python.
@@ -74,7 +76,7 @@ check() {
   step 'lints of the e2e tests' cargo clippy --workspace --test demo --test cluster -- -D warnings
   # The judge apart: it keeps every processor busy, and others have deadlines.
   tests 'unit tests, database tests and documentation' cargo test --workspace --no-fail-fast -- --skip "$judge"
-  tests 'the judge' cargo test --package eventtrigger --test it -- --exact "$judge" --nocapture
+  tests 'the judge' cargo test --workspace --test it -- --exact "$judge" --nocapture
 }
 
 judge=judge::the_log_hands_out_what_postgres_itself_decodes
@@ -84,8 +86,8 @@ versions() {
   local version
   for version in 14 16 17 18; do
     export TEST_POSTGRES=$version
-    tests "database tests on PostgreSQL $version" cargo test --package eventtrigger --test it -- --skip "$judge" --skip standalone::
-    JUDGE_TRANSACTIONS=5000 tests "the judge on PostgreSQL $version" cargo test --package eventtrigger --test it -- --exact "$judge" --nocapture
+    tests "database tests on PostgreSQL $version" cargo test --workspace --test it -- --skip "$judge" --skip standalone::
+    JUDGE_TRANSACTIONS=5000 tests "the judge on PostgreSQL $version" cargo test --workspace --test it -- --exact "$judge" --nocapture
   done
   unset TEST_POSTGRES
 }
@@ -95,15 +97,20 @@ e2e() {
   step 'build of the e2e tests' cargo test --workspace --test demo --test cluster --no-run || return
   tests 'demo' cargo test --workspace --test demo
   if [ -n "${KUBECONFIG:-}" ]; then
+    others
     step 'operator' e2e/operator.sh || return
     cluster_tests
+    # Not those that read the API server's audit log, nor the one that deletes every resource there is: it is not our cluster.
+    installation_tests --skip install::audit --skip install::page
   elif [ "$(id -u)" = 0 ]; then
     heading 'cluster'
     ours=yes
     # Down first: an earlier run that was killed could not.
     { e2e/cluster/cluster install && e2e/cluster/cluster down && e2e/cluster/cluster up; } || { failed=$((failed + 1)); return; }
+    others
     if step 'operator' e2e/operator.sh; then
-      cluster_tests e2e/cluster/cluster run env E2E_AUDIT_LOG="$(e2e/cluster/cluster audit-log)"
+      inside=(e2e/cluster/cluster run env E2E_AUDIT_LOG="$(e2e/cluster/cluster audit-log)")
+      cluster_tests && installation_tests
     fi || explain e2e/cluster/cluster run
   else
     heading 'cluster'
@@ -112,9 +119,24 @@ e2e() {
   fi
 }
 
-# CMD...: how to run something where the cluster can be reached. They mostly wait: more of them than processors.
+# The programs of others that the e2e tests run: compiled before, as inside the cluster's network there is no way to their sources.
+others() {
+  step 'judges' e2e/judges.sh
+  step 'flux' e2e/flux/build.sh
+  step 'helm-docs' e2e/tools/tool helm-docs
+}
+
+inside=() # how to run something where the cluster can be reached
+
+# They mostly wait: more of them than processors.
 cluster_tests() {
-  tests 'e2e tests' "$@" cargo test --workspace --offline --test cluster -- --test-threads 8 --show-output
+  tests 'e2e tests' "${inside[@]}" cargo test --workspace --offline --test cluster -- --test-threads 8 --show-output --skip install::
+}
+
+# ARGS...: the tests of the installation, one after the other, as each puts the operator away. After all others: the first of
+# them looks at what the operator did meanwhile.
+installation_tests() {
+  tests 'installation' "${inside[@]}" cargo test --workspace --offline --test cluster -- --test-threads 1 install:: "$@"
 }
 
 # CMD...: what somebody needs who reads only the output of a failed run.
@@ -133,6 +155,8 @@ case ${1:-} in
   *) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
+# Once more at the end, where it is looked for: much may have been said since.
+if [ -s "$why" ]; then heading 'what failed' && cat "$why"; fi
 heading 'result'
 printf '%d passed, %d failed' "$passed" "$failed"
 [ "$skipped" -eq 0 ] || printf ', %d skipped' "$skipped"

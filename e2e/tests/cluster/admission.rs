@@ -56,6 +56,7 @@ async fn an_event_log_says_how_to_connect_in_exactly_one_way() {
         log(json!({"connection": {"tls": {"mode": "require"}}})),
         log(json!({"schema": "order_log", "tables": [{"schema": "public", "name": "*"}]})),
         log(json!({"delivery": {"replicas": 2, "resources": {"limits": {"memory": "64Mi"}}}, "reclaimPolicy": "Delete"})),
+        log(json!({"delivery": {"pod": {"labels": {"team": "shop", "app.kubernetes.io/part-of": "shop"}, "nodeSelector": {"a": "b"}}}})),
     ])
     .await;
     rejects([
@@ -85,8 +86,35 @@ async fn an_event_logs_own_mistakes_are_refused() {
         (log(json!({"tables": []})), ["spec.tables", "at least 1"]),
         (log(json!({"tables": [{"name": "orders"}]})), ["spec.tables[0].schema", "Required"]),
         (log(json!({"delivery": {"replicas": -1}})), ["spec.delivery.replicas", "0"]),
+        (
+            log(json!({"delivery": {"pod": {"labels": {"app.kubernetes.io/name": "mine"}}}})),
+            ["spec.delivery.pod", "cannot be set"],
+        ),
+        (
+            log(json!({"delivery": {"pod": {"tolerations": [{"sinceWhen": 1}]}}})),
+            ["spec.delivery.pod.tolerations[0].sinceWhen", "unknown"],
+        ),
+        (log(json!({"delivery": {"pod": {"hostNetwork": true}}})), ["spec.delivery.pod.hostNetwork", "unknown"]),
         (log(json!({"reclaimPolicy": "Keep"})), ["spec.reclaimPolicy", "Retain"]),
         (log(json!({"shema": "eventlog"})), ["shema", "unknown"]),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_trigger_may_ask_for_a_deployment_that_can_be_named_after_it() {
+    let named = |length: usize, more: Value| trigger(&"t".repeat(length), more);
+    accepts([
+        named(1, json!({"deployment": {}})),
+        named(54, json!({"deployment": {"replicas": 0, "resources": {"requests": {"cpu": "1"}}}})),
+        named(55, json!({})),
+    ])
+    .await;
+    rejects([
+        (named(55, json!({"deployment": {}})), ["metadata.name", "54"]),
+        (named(1, json!({"deployment": {"replicas": -1}})), ["spec.deployment.replicas", "0"]),
+        (named(1, json!({"deployment": {"replicas": 101}})), ["spec.deployment.replicas", "100"]),
+        (named(1, json!({"deployment": {"connection": {}}})), ["spec.deployment", "unknown"]),
     ])
     .await;
 }
@@ -288,4 +316,17 @@ async fn every_sample_is_taken() {
         }
     }
     assert!(seen > 0, "no sample in {}", folder.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_of_ones_own_have_names_that_an_event_has_not() {
+    let with = |extensions: Value| trigger("overrides", json!({"ceOverrides": {"extensions": extensions}}));
+    accepts([with(json!({"region": "eu", "team1": "billing"}))]).await;
+    rejects([
+        (with(json!({"type": "x"})), ["ceOverrides.extensions", "has that attribute already"]),
+        (with(json!({"partitionkey": "x"})), ["ceOverrides.extensions", "has that attribute already"]),
+        (with(json!({"Region": "eu"})), ["ceOverrides.extensions", "1 to 20 lower-case letters and digits"]),
+        (with(json!({"region": ""})), ["ceOverrides.extensions.region", "at least 1"]),
+    ])
+    .await;
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{AttachParams, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch, PatchParams},
@@ -108,20 +108,28 @@ impl Cluster {
         found.unwrap_or_else(|error| panic!("failed to list {kind}: {error}")).items.into_iter().map(to_json).collect()
     }
 
-    /// Deletes an object, and waits until it is gone.
+    /// Deletes an object, and waits until it is gone; another of its name may be there by then.
     pub async fn delete(&self, namespace: &str, api_version: &str, kind: &str, name: &str) {
         let api = self.api(namespace, api_version, kind).await;
+        let found = api.get_opt(name).await.unwrap_or_else(|error| panic!("failed to get {kind} {name}: {error}"));
+        let uid = found.and_then(|found| found.uid());
         match api.delete(name, &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             deleted => drop(deleted.unwrap_or_else(|error| panic!("failed to delete {kind} {name}: {error}"))),
         }
         eventually(Duration::from_secs(30), &format!("{kind} {name} to be gone"), async || {
             match api.get_opt(name).await.map_err(|error| error.to_string())? {
-                None => Ok(()),
-                Some(left) => Err(format!("finalizers {:?}", left.finalizers())),
+                Some(left) if left.uid() == uid => Err(format!("finalizers {:?}", left.finalizers())),
+                _ => Ok(()),
             }
         })
         .await;
+    }
+
+    /// Deletes a namespace, with all that is in it; does not wait until it is gone.
+    pub async fn forget(&self, namespace: &str) {
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        namespaces.delete(namespace, &DeleteParams::default()).await.expect("delete the namespace");
     }
 
     /// Kills a pod: no grace, no goodbye. Returns the UIDs of those killed.
@@ -188,6 +196,12 @@ pub fn manifests(yaml: &str) -> Vec<Value> {
     objects.into_iter().flatten().collect()
 }
 
+/// The blocks of a page in a language.
+pub fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    page.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
 fn to_json(object: DynamicObject) -> Value {
     serde_json::to_value(object).expect("an object is JSON")
 }
@@ -198,17 +212,20 @@ pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 }
 
 /// Waits until `look` finds what it looks for. `what` and the last reason of `look` are told if it does not.
-pub async fn eventually<T, E: Display>(
-    deadline: Duration,
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<T, E>,
-) -> T {
+pub async fn eventually<T, E: Display>(deadline: Duration, what: &str, look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    match within(deadline, look).await {
+        Ok(found) => found,
+        Err(why) => panic!("waited {deadline:?} for {what}; at last: {why}"),
+    }
+}
+
+/// The same; the last reason of `look` if it finds nothing in time.
+pub async fn within<T, E>(deadline: Duration, mut look: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
     let end = Instant::now() + deadline;
     loop {
         match look().await {
-            Ok(found) => return found,
-            Err(why) if Instant::now() > end => panic!("waited {deadline:?} for {what}; at last: {why}"),
-            Err(_) => tokio::time::sleep(PERIOD).await,
+            Err(_) if Instant::now() <= end => tokio::time::sleep(PERIOD).await,
+            found => return found,
         }
     }
 }

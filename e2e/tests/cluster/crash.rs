@@ -14,7 +14,7 @@ use super::{
 const REST: Duration = Duration::from_secs(90);
 
 /// A ready trigger, and a writer at work.
-async fn streaming(scene: &Scene) -> Writer {
+pub async fn streaming(scene: &Scene) -> Writer {
     scene.run(ORDERS).await;
     scene.log(json!({})).await;
     scene.trigger("order-changed", json!({})).await;
@@ -26,7 +26,7 @@ async fn streaming(scene: &Scene) -> Writer {
 }
 
 /// Waits until both the writer and the delivery have gone on for a while.
-async fn delivers_on(scene: &Scene, writer: &Writer) {
+pub async fn delivers_on(scene: &Scene, writer: &Writer) {
     let (written, arrived) = (writer.written(), scene.receiver.count().await.expect("count").accepted);
     eventually(PATIENCE, "rows to be written and to arrive", async || {
         let (now_written, count) = (writer.written(), scene.receiver.count().await.map_err(|error| error.to_string())?);
@@ -41,7 +41,7 @@ async fn delivers_on(scene: &Scene, writer: &Writer) {
 }
 
 /// Stops the writer, and holds what arrived against what it has committed.
-async fn nothing_is_lost(scene: &Scene, writer: Writer) {
+pub async fn nothing_is_lost(scene: &Scene, writer: Writer) {
     let written = writer.stop().await.expect("the writer");
     assert!(written.rolled_back > 0);
     let verdict = scene.judged(&written.changes, REST).await;

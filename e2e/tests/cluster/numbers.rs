@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     cluster::{eventually, text},
+    scale::reconciles,
     scene::{OPERATOR, OPERATOR_NAMESPACE, ORDERS, PATIENCE, Scene, V1ALPHA1},
 };
 
@@ -16,21 +17,27 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Memory of the first ready pod with these labels, in MiB: its working set, as `kubectl top` shows it and limits count it.
-async fn memory(scene: &Scene, namespace: &str, selector: &str) -> f64 {
+pub async fn memory(scene: &Scene, namespace: &str, selector: &str) -> f64 {
+    usage(scene, namespace, selector).await["memory"]["workingSetBytes"].as_f64().unwrap_or(f64::NAN) / 1_048_576.0
+}
+
+/// What the kubelet says of the first container of the first ready pod with these labels.
+pub async fn usage(scene: &Scene, namespace: &str, selector: &str) -> Value {
     let pod = scene.cluster.ready_pod(namespace, selector).await.expect("a ready pod");
     let node = pod.spec.and_then(|spec| spec.node_name).expect("a ready pod has a node");
     let uid = pod.metadata.uid.expect("a pod has a UID");
     // The kubelet looks every 10 seconds or so, and knows nothing of a pod that is younger.
-    let bytes = eventually(PATIENCE, "the kubelet's statistics of the pod", async || {
+    eventually(PATIENCE, "the kubelet's statistics of the pod", async || {
         let request = http::Request::get(format!("/api/v1/nodes/{node}/proxy/stats/summary")).body(Vec::new());
         let summary: Value =
             scene.cluster.client.request(request.expect("a request")).await.map_err(|error| error.to_string())?;
         let pods = summary["pods"].as_array().into_iter().flatten();
         let ours = pods.clone().find(|pod| pod["podRef"]["uid"] == *uid);
-        let bytes = ours.and_then(|pod| pod["containers"][0]["memory"]["workingSetBytes"].as_f64());
-        bytes.ok_or_else(|| format!("none of {} pods is {uid}", pods.count()))
-    });
-    bytes.await / 1_048_576.0
+        let found =
+            ours.map(|pod| pod["containers"][0].clone()).filter(|found| found["memory"]["workingSetBytes"].is_u64());
+        found.ok_or_else(|| format!("none of {} pods is {uid}", pods.count()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,6 +95,53 @@ async fn an_idle_system_is_quick_to_react_small_and_silent() {
     scene.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_spec_costs_one_reconcile_and_a_status_that_somebody_else_wrote_is_put_right() {
+    const TRIGGERS: usize = 10;
+    let scene = Scene::alone("once").await;
+    scene.run(ORDERS).await;
+    scene.log(json!({})).await;
+    let apply = async |retry: u32| {
+        for n in 0..TRIGGERS {
+            scene.trigger(&format!("t{n}"), json!({"delivery": {"retry": retry}})).await;
+        }
+        for n in 0..TRIGGERS {
+            scene.ready("EventTrigger", &format!("t{n}")).await;
+        }
+        settled(&scene).await
+    };
+    let before = apply(1).await;
+    let after = apply(2).await;
+    assert_eq!(after - before, TRIGGERS, "reconciles of {TRIGGERS} changes");
+    let wrong = json!({"observedGeneration": 1, "sinkUri": "http://elsewhere/"});
+    scene.cluster.set_status(&scene.namespace, V1ALPHA1, "EventTrigger", "t0", wrong).await;
+    eventually(PATIENCE, "the status to be put right", async || {
+        let found = scene.cluster.get(&scene.namespace, V1ALPHA1, "EventTrigger", "t0").await.ok_or("it is gone")?;
+        let right = found["status"]["observedGeneration"] == 2
+            && text(&found, "/status/sinkUri").starts_with("http://receiver.");
+        if right { Ok(()) } else { Err(found["status"].to_string()) }
+    })
+    .await;
+    scene.end().await;
+}
+
+/// How many reconciles of EventTriggers there have been, once there are no more: for longer than a look at a database takes.
+async fn settled(scene: &Scene) -> usize {
+    let mut before = f64::NAN;
+    eventually(PATIENCE, "reconciles to end", async || {
+        let now = reconciles(scene).await?;
+        #[expect(clippy::float_cmp, reason = "a count of the same counter")]
+        let rested = now == before;
+        before = now;
+        if !rested {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it counts")]
+        if rested { Ok(now as usize) } else { Err(format!("{now} so far")) }
+    })
+    .await
+}
+
 /// How long the controller is watched at rest: more than one of its looks at everything.
 const REST: Duration = Duration::from_secs(20);
 
@@ -107,7 +161,7 @@ async fn ready_soon(scene: &Scene, name: &str) {
 
 /// What the controller wrote while nothing changed, leases aside. Two judges: the versions of all objects that it could
 /// write, and the API server's audit log, if `E2E_AUDIT_LOG` names it: that shows also writes that changed nothing.
-async fn writes_at_rest(scene: &Scene) -> Vec<String> {
+pub async fn writes_at_rest(scene: &Scene) -> Vec<String> {
     // What was done last may still be under way.
     let mut before = versions(scene).await;
     eventually(PATIENCE, "objects to come to rest", async || {

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::scene::{ORDERS, Scene};
+use super::{
+    cluster::{blocks, eventually},
+    scene::{ORDERS, PATIENCE, Scene},
+};
 
 /// Columns and cells of a list, as kubectl asks for them; only the columns that it shows without `-o wide`.
 async fn table(scene: &Scene, plural: &str) -> Vec<Vec<String>> {
@@ -53,22 +56,33 @@ async fn kubectl_get_tells_what_is_ready_and_why_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_log_is_scaled_by_its_scale_subresource() {
+async fn an_event_log_is_scaled_by_its_scale_subresource_and_by_an_autoscaler() {
     let scene = Scene::new("scale").await;
     scene.run(ORDERS).await;
     scene.log(json!({})).await;
     scene.trigger("order-changed", json!({})).await;
     scene.ready("EventTrigger", "order-changed").await;
     let logs = kube::Api::<eventtrigger::api::EventLog>::namespaced(scene.cluster.client.clone(), &scene.namespace);
-    let two = kube::api::Patch::Merge(json!({"spec": {"replicas": 2}}));
-    logs.patch_scale("shop", &kube::api::PatchParams::default(), &two).await.expect("scale");
-    super::cluster::eventually(super::scene::PATIENCE, "two workers", async || {
-        let scale = logs.get_scale("shop").await.map_err(|error| error.to_string())?;
-        let status = scale.status.unwrap_or_default();
-        if status.replicas == 2 && status.selector.is_some() { Ok(()) } else { Err(format!("{status:?}")) }
-    })
-    .await;
-    // One delivers, the other stands by: nothing comes twice.
+    let workers = async |count: i32| {
+        eventually(PATIENCE, &format!("{count} workers"), async || {
+            let scale = logs.get_scale("shop").await.map_err(|error| error.to_string())?;
+            let status = scale.status.unwrap_or_default();
+            if status.replicas == count && status.selector.is_some() { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+    };
+    // Without metrics an autoscaler still sees to the least that there shall be.
+    let page = include_str!("../../../docs/operating.md");
+    let blocks = blocks(page, "yaml");
+    let autoscaler = blocks.iter().find(|block| block.contains("HorizontalPodAutoscaler")).expect("an autoscaler");
+    let autoscaler = autoscaler.replace("namespace: shop", &format!("namespace: {}", scene.namespace));
+    scene.cluster.apply_manifests(&scene.namespace, &autoscaler).await;
+    workers(2).await;
+    scene.cluster.delete(&scene.namespace, "autoscaling/v2", "HorizontalPodAutoscaler", "shop").await;
+    let three = kube::api::Patch::Merge(json!({"spec": {"replicas": 3}}));
+    logs.patch_scale("shop", &kube::api::PatchParams::default(), &three).await.expect("scale");
+    workers(3).await;
+    // One delivers, the others stand by: nothing comes twice.
     scene.run("INSERT INTO orders SELECT n, 'a', 'new', 1, 1 FROM generate_series(1, 50) n").await;
     assert_eq!(scene.accepted(50).await.len(), 50);
     scene.end().await;

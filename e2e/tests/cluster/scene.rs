@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio_postgres::Client;
 
 use super::{
-    cluster::{Cluster, eventually, text},
+    cluster::{Cluster, eventually, text, within},
     forward::forward,
 };
 
@@ -25,6 +25,8 @@ pub const OPERATOR_NAMESPACE: &str = "eventtrigger-system";
 pub const OPERATOR: &str = "app.kubernetes.io/name=eventtrigger,app.kubernetes.io/component=controller";
 /// How long what a user waits for may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Lines of the controllers' log that a failure is told with.
+const SAID: usize = 60;
 /// The table that most tests write to. The columns that the writer needs, and one that nobody should see.
 pub const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, customer text NOT NULL, status text NOT NULL, \
     total numeric(10, 2) NOT NULL, version bigint NOT NULL, card_number text)";
@@ -96,6 +98,13 @@ impl Scene {
         scene
     }
 
+    /// Another namespace beside the test's, with nothing in it.
+    pub async fn beside(&self, name: &str) -> String {
+        let name = unique(name);
+        namespace(&self.cluster, &name).await;
+        name
+    }
+
     /// Applies an object in the test's namespace.
     pub async fn apply(&self, object: Value) {
         let applied = self.cluster.apply(&self.namespace, &object).await;
@@ -144,15 +153,25 @@ impl Scene {
         .await;
     }
 
-    /// Waits until a condition of the newest generation is as wanted; returns the object.
+    /// Waits until a condition of the newest generation is as wanted; returns the object. If it does not come, what the
+    /// controller said is told, too: nobody can ask it any more when the whole run is over.
     pub async fn condition(&self, kind: &str, name: &str, condition: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        eventually(PATIENCE, &format!("{condition} of {kind} {name} in {}", self.namespace), async || {
+        let found = within(PATIENCE, async || {
             let object = self.cluster.get(&self.namespace, V1ALPHA1, kind, name).await.ok_or("it does not exist")?;
             let found = condition_of(&object, condition).cloned().unwrap_or_default();
             let is_current = found["observedGeneration"] == object["metadata"]["generation"];
-            if is_current && wanted(&found) { Ok(object) } else { Err(object["status"].to_string()) }
-        })
-        .await
+            if is_current && wanted(&found) { Ok(object) } else { Err(object.to_string()) }
+        });
+        match found.await {
+            Ok(object) => object,
+            Err(why) => {
+                let said = self.cluster.logs(OPERATOR_NAMESPACE, OPERATOR).await;
+                let lines: Vec<_> = said.lines().collect();
+                let last = lines[lines.len().saturating_sub(SAID)..].join("\n");
+                let what = format!("{condition} of {kind} {name} in {}", self.namespace);
+                panic!("waited {PATIENCE:?} for {what}; at last: {why}\nthe controllers said last:\n{last}");
+            }
+        }
     }
 
     /// Connects to the database again, after its server was away.
@@ -240,10 +259,9 @@ impl Scene {
                 self.cluster.delete(&self.namespace, V1ALPHA1, kind, text(&object, "/metadata/name")).await;
             }
         }
-        let namespaces = kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(self.cluster.client.clone());
         for name in [&self.namespace, &self.server] {
             if name != SHARED {
-                namespaces.delete(name, &kube::api::DeleteParams::default()).await.expect("delete the namespace");
+                self.cluster.forget(name).await;
             }
         }
     }
@@ -336,7 +354,7 @@ async fn psql(cluster: &Cluster, server: &str, dbname: &str, sql: &str) -> Resul
 }
 
 /// A role and a database that it owns, called like the test's namespace; returns how to log in, and a URI for pods.
-async fn create_database(cluster: &Cluster, server: &str, name: &str) -> (tokio_postgres::Config, String) {
+pub async fn create_database(cluster: &Cluster, server: &str, name: &str) -> (tokio_postgres::Config, String) {
     let name = name.replace('-', "_");
     eventually(PATIENCE, "a database", async || {
         // Tried again if the pod went away in between, maybe after it had done what it was asked.
