@@ -73,6 +73,11 @@ impl Pass {
         self.long && self.to.is_some()
     }
 
+    /// Whether windows have several pages, as far as is known.
+    pub(super) fn is_long(&self) -> bool {
+        self.long
+    }
+
     pub(super) fn remove(&mut self, member: i32) {
         self.members.remove(&member);
     }

@@ -166,12 +166,15 @@ async fn large_events_that_are_parked_behind_another_and_then_given_up_take_no_m
     let mut definition = trigger("large", counter.url.clone());
     definition.ordering = Ordering::Columns(vec![Ident::new("card")]);
     definition.policy.retry = 1;
-    definition.policy.delay = Duration::from_secs(5);
+    // Until all are parked, however long that takes.
+    definition.policy.delay = Duration::from_hours(1);
     admin.install("u1", &definition).await.unwrap();
     fill(&database, PARKED).await;
     let worker = Process::start(&database.config, &[]);
-    let behind = format!("SELECT count(*) >= {} FROM eventlog.parked", EVENTS / 4);
-    tokio::time::timeout(DEADLINE, until(&database, &behind)).await.expect("waited for many to be parked");
+    let behind = format!("SELECT count(*) = {PARKED} FROM eventlog.parked");
+    tokio::time::timeout(DEADLINE, until(&database, &behind)).await.expect("waited for all to be parked");
+    definition.policy.delay = Duration::from_millis(100);
+    admin.install("u1", &definition).await.unwrap();
     let dead = format!("SELECT count(*) = {PARKED} FROM eventlog.dead_letter");
     tokio::time::timeout(DEADLINE, until(&database, &dead)).await.expect("waited for all to be given up");
     let peak = worker.peak();

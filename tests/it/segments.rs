@@ -9,8 +9,8 @@ use std::{
 };
 
 use eventtrigger::{
-    log::{Admin, Cursor, Event, Holding, Lease, Move, Retention, Slot, Snapshot, Worker},
-    name::ObjectName,
+    log::{Admin, Cursor, Event, Holding, Lease, Most, Move, Retention, Slot, Snapshot, Worker},
+    name::{Ident, ObjectName, TableName},
 };
 
 use crate::support::{Database, everything, orders};
@@ -115,6 +115,65 @@ async fn a_long_window_is_paged_in_order_and_may_be_entered_anywhere() {
     let again = worker.window(&start, &end, 777, PAGE).await.unwrap();
     let on = worker.window(&start, &end, 877, PAGE).await.unwrap();
     assert_eq!((ids(&again), ids(&on)), ((778..=877).collect(), (878..=977).collect()));
+}
+
+#[tokio::test]
+async fn captures_that_a_reader_does_not_need_are_left_out_of_its_pages() {
+    let (database, admin, worker, _) = with_worker().await;
+    database.run("CREATE TABLE returns (id int PRIMARY KEY)").await;
+    let returns = TableName { name: Ident::new("returns"), ..orders() };
+    admin.install("u2", &everything("returns", returns)).await.unwrap();
+    let start = worker.pulse().await.unwrap().now;
+    let late = database.another().await;
+    let both = |from: i32, to: i32| {
+        format!(
+            "INSERT INTO orders SELECT generate_series({from}, {to}); INSERT INTO returns SELECT generate_series({from}, {to});"
+        )
+    };
+    late.batch_execute(&format!("BEGIN; {}", both(1, 10))).await.unwrap();
+    database.run(&both(11, 200)).await;
+    let middle = worker.pulse().await.unwrap().now;
+    late.batch_execute("COMMIT").await.unwrap();
+    database.run(&both(201, 300)).await;
+    let end = worker.pulse().await.unwrap().now;
+    let captures = worker.subscriptions().await.unwrap().1;
+    let of = |table: &str| captures.iter().find(|one| one.table.name.as_str() == table).expect("a capture").id;
+    let (orders, returns) = (of("orders"), of("returns"));
+    let page = async |from: &Snapshot, after, without: &[i32]| {
+        let most = Most { events: PAGE, bytes: u64::MAX };
+        let page = worker.page(from, &end, after, most, without).await.unwrap();
+        (page.events.iter().map(|event| (event.id, event.capture)).collect::<Vec<_>>(), page.ends)
+    };
+    // What it is alone with; by one page and by several.
+    for (only, without) in [(orders, returns), (returns, orders)] {
+        let (mut after, mut events) = (0, Vec::new());
+        loop {
+            let (next, ends) = page(&start, after, &[without]).await;
+            events.extend(next);
+            after = events.last().expect("events").0;
+            if ends {
+                break;
+            }
+        }
+        assert_eq!((events.len(), events.iter().filter(|event| event.1 == only).count()), (300, 300));
+        assert!(events.is_sorted());
+        let (rest, _) = page(&middle, 0, &[without]).await;
+        assert_eq!(
+            (rest.len(), rest.iter().filter(|event| event.1 == only).count()),
+            (100, 100),
+            "110, of which a page"
+        );
+    }
+    assert_eq!(page(&start, 0, &[orders, returns]).await, (Vec::new(), true));
+    // Who needs everything does not go on with what another has sifted, but the other way round.
+    let mut after = 0;
+    for _ in 0..2 {
+        after = page(&start, after, &[returns]).await.0.last().expect("events").0;
+    }
+    let (whole, _) = page(&start, after, &[]).await;
+    assert!(whole.iter().any(|event| event.1 == returns));
+    let (on, _) = page(&start, after, &[orders]).await;
+    assert!(on.iter().all(|event| event.1 == returns));
 }
 
 #[tokio::test]

@@ -12,13 +12,14 @@ use std::{
 use eventtrigger::{
     delivery::{Config, Phase},
     log::{Admin, ConnectConfig, Move, Slot, WorkerError},
+    name::{Ident, TableName},
 };
 
 use crate::{
     delivery::{Running, config, trigger},
     proxy::Proxy,
     receiver::{Hit, Receiver, Reply},
-    support::Database,
+    support::{Database, orders},
 };
 
 /// Far more than anything here takes, also on a busy machine.
@@ -147,6 +148,49 @@ async fn a_worker_that_joins_gets_its_share_and_nothing_is_lost_repeated_or_out_
     one.stop().await;
     two.stop().await;
     assert_eq!(receiver.hits().len(), 6 * events, "each once");
+}
+
+#[tokio::test]
+async fn workers_of_different_tables_drain_a_backlog_and_none_waits_for_what_is_not_its_own() {
+    const KEYS: usize = 50;
+    const ROUNDS: usize = 40;
+    let (database, admin) = Database::with_orders().await;
+    let receiver = Receiver::start().await;
+    let tables = ["a", "b", "c", "d"];
+    for table in tables {
+        database.run(&format!("CREATE TABLE {table} (id int PRIMARY KEY, n int)")).await;
+        let mut definition = trigger(table, receiver.url(&format!("/{table}")));
+        definition.table = TableName { name: Ident::new(table), ..orders() };
+        admin.install(&format!("u-{table}"), &definition).await.unwrap();
+        database.run(&format!("INSERT INTO {table} SELECT generate_series(1, {KEYS}), 0")).await;
+    }
+    let late = database.another().await;
+    late.batch_execute("BEGIN; UPDATE a SET n = -1 WHERE id = 1; UPDATE d SET n = -1 WHERE id = 1").await.unwrap();
+    for _ in 0..ROUNDS {
+        for table in tables {
+            database.run(&format!("UPDATE {table} SET n = n + 1 WHERE id > 1")).await;
+        }
+    }
+    receiver.reply(|_, _| Reply::after(200, Duration::from_millis(fastrand::u64(0..3))));
+    let one = Running::start(&database);
+    receiver.until("events to flow", |hits| hits.len() > 300).await;
+    // In the middle of the window.
+    let two = Running::start(&database);
+    until_shared(&[&one, &two], &[8, 8]).await;
+    late.batch_execute("COMMIT").await.unwrap();
+    receiver.until("most events", |hits| hits.len() > 6000).await;
+    let three = Running::start(&database);
+    until_shared(&[&one, &two, &three], &[5, 5, 6]).await;
+    let events = tables.len() * (KEYS + ROUNDS * (KEYS - 1)) + 2;
+    let hits = receiver.until("all events", |hits| times(hits).len() >= events).await;
+    assert_eq!((hits.len(), out_of_order(&hits), receiver.overlaps()), (events, 0, 0));
+    // All cursors have come to the end: nothing holds the log but what was captured since.
+    let behind = "SELECT count(*) = 0 FROM eventlog.cursor, eventlog.event AS e
+        WHERE NOT pg_visible_in_snapshot(e.txid, cut) OR target IS NOT NULL";
+    database.until("every cursor to stand behind every event", behind).await;
+    for worker in [one, two, three] {
+        worker.stop().await;
+    }
 }
 
 #[tokio::test]

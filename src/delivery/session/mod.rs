@@ -142,6 +142,8 @@ struct Session<'a> {
     spread: Spread,
     moves: Moves,
     captures: Arc<HashMap<i32, Arc<Capture>>>,
+    /// Captures of which some pass has met events that concern none of its members.
+    foreign: BTreeSet<i32>,
     passes: BTreeMap<u64, Pass>,
     couriers: JoinSet<()>,
     /// Numbers couriers and passes.
@@ -195,6 +197,7 @@ pub(super) async fn run(
         spread: Spread::default(),
         moves: Moves::default(),
         captures: Arc::default(),
+        foreign: BTreeSet::new(),
         passes: BTreeMap::new(),
         couriers: JoinSet::new(),
         number: 0,

@@ -25,6 +25,9 @@ const HELD: u64 = 24 << 20;
 /// Bytes of a page, and of unfinished events up to which there is room for one, when memory is scarce.
 const SCARCE: u64 = 64 << 10;
 
+/// Captures that are left out of what is read, at most: each costs a comparison for every event.
+const FOREIGN: usize = 16;
+
 /// For so long nothing may be read because of a few requests that take long. Parking their events costs a row for each.
 const HANGS: Duration = Duration::from_millis(250);
 
@@ -35,6 +38,8 @@ pub(super) struct Page {
     ends: bool,
     /// What was reserved for it.
     most: Most,
+    /// Whether events that concern nobody were left out of it.
+    sifted: bool,
     /// Captures that had to be asked for.
     captures: Vec<Capture>,
 }
@@ -116,10 +121,27 @@ impl Session<'_> {
         let Some(pass) = self.passes.get_mut(&id) else { return };
         pass.begin(to.clone());
         self.reserved += most.bytes;
+        // Only who reads much gains by it. Others pass over what is not theirs, and so learn of it that they have passed it.
+        let without = if pass.is_long() { self.foreign(id) } else { Vec::new() };
         let (worker, captures) = (self.worker.clone(), self.captures.clone());
         self.io.push(
-            async move { Io::Page(id, read(&worker, &captures, &start.from, &to, start.after, most).await) }.boxed(),
+            async move {
+                let read = read(&worker, &captures, (&start.from, &to), start.after, most, &without);
+                Io::Page(id, read.await)
+            }
+            .boxed(),
         );
+    }
+
+    /// Captures of which a pass has met events, and none of whose EventTriggers it delivers: other workers do, or nobody.
+    fn foreign(&self, id: u64) -> Vec<i32> {
+        let Some(pass) = self.passes.get(&id) else { return Vec::new() };
+        let concerns = |capture: &Capture| {
+            let subscriptions = capture.triggers.iter().filter_map(|trigger| self.subscriptions.get(trigger));
+            subscriptions.flatten().any(|subscription| pass.members().contains(subscription))
+        };
+        let foreign = |id: &&i32| self.captures.get(id).is_some_and(|capture| !concerns(capture));
+        self.foreign.iter().filter(foreign).copied().collect()
     }
 
     /// Gives each member of a pass its part of a page.
@@ -137,18 +159,24 @@ impl Session<'_> {
         let mut parts = BTreeMap::<i32, Vec<(Arc<Event>, Arc<Capture>)>>::new();
         for event in page.events.into_iter().map(Arc::new) {
             let Some(capture) = self.captures.get(&event.capture) else { continue };
+            let mut foreign = true;
             for (position, trigger) in capture.triggers.iter().enumerate() {
-                if !event.matched.has(position) {
-                    continue;
-                }
                 let Some(subscriptions) = self.subscriptions.get(trigger) else { continue };
                 let lanes = OnceCell::new();
                 for subscription in subscriptions.iter().filter(|one| pass.members().contains(one)) {
+                    foreign = false;
+                    if !event.matched.has(position) {
+                        continue;
+                    }
                     let Some(member) = self.members.get_mut(subscription) else { continue };
                     if member.ledger.meets(&event) && member.concerns(&event, capture, &lanes) {
                         parts.entry(*subscription).or_default().push((event.clone(), capture.clone()));
                     }
                 }
+            }
+            if foreign && self.foreign.insert(event.capture) && self.foreign.len() > FOREIGN {
+                // Those of old are the ones that no new event has.
+                self.foreign.pop_first();
             }
         }
         for id in pass.members() {
@@ -158,6 +186,8 @@ impl Session<'_> {
             let receipts = member.ledger.hand(Handout { to: &to, last, ends, events });
             if !nothing {
                 member.reading.note(last, seen, part.len());
+            }
+            if !nothing || page.sifted {
                 member.unsaved = member.unsaved.max(Unsaved::Passed);
             }
             let State::Active { orders, .. } = &member.state else { continue };
@@ -235,14 +265,14 @@ fn until(worker: &Worker, from: &Snapshot, now: &Arc<Snapshot>) -> Arc<Snapshot>
 async fn read(
     worker: &Worker,
     known: &HashMap<i32, Arc<Capture>>,
-    from: &Snapshot,
-    to: &Snapshot,
+    (from, to): (&Snapshot, &Snapshot),
     after: i64,
     most: Most,
+    without: &[i32],
 ) -> Result<Page, WorkerError> {
-    let log::Page { events, ends } = worker.page(from, to, after, most).await?;
+    let log::Page { events, ends } = worker.page(from, to, after, most, without).await?;
     let captures = missing(worker, known, events.iter().map(|event| event.capture)).await?;
-    Ok(Page { events, ends, most, captures })
+    Ok(Page { events, ends, most, sifted: !without.is_empty(), captures })
 }
 
 /// Reads those captures that are not known.

@@ -44,10 +44,12 @@ pub(super) struct Reading {
 impl Reading {
     /// Notes a page that ends with event `last`.
     pub(super) fn note(&mut self, last: i64, seen: usize, own: usize) {
+        // Those that were left out of the page lie between this one and the one before.
+        let passed = last.saturating_sub(self.last.unwrap_or(last)).max(0).unsigned_abs();
         self.last = Some(last);
-        self.seen += seen as u64;
+        self.seen += passed.max(seen as u64);
         self.own += own as u64;
-        if self.seen > REMEMBERED {
+        while self.seen > REMEMBERED {
             (self.seen, self.own) = (self.seen / 2, self.own / 2);
         }
     }
@@ -125,7 +127,9 @@ mod tests {
         assert_eq!(reading.ahead(1000), None, "nothing is known yet");
         reading.note(500, 500, 50);
         assert_eq!((reading.ahead(1500), reading.ahead(400)), (Some(100), Some(0)));
-        (0..100).for_each(|_| reading.note(50_500, 500, 500));
+        reading.note(2500, 500, 250);
+        assert_eq!(reading.ahead(3500), Some(120), "what lies between two pages was left out of them");
+        (5..=101).for_each(|page| reading.note(page * 500, 500, 500));
         assert!(reading.ahead(51_500).is_some_and(|ahead| (950..=1000).contains(&ahead)), "the past is forgotten");
     }
 }

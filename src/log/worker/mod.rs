@@ -278,9 +278,17 @@ impl Worker {
     /// Events of the window between two cuts, beyond `after`, in order of id. Page after page costs the same, however long
     /// the window is; so does starting in its middle, once.
     ///
-    /// Both cuts come from this log: from [`Worker::pulse`], [`Worker::until`] or a [`Cursor`].
-    pub async fn page(&self, from: &Snapshot, to: &Snapshot, after: i64, most: Most) -> Result<Page, WorkerError> {
-        self.reader.page(&self.client, from, to, after, most).await
+    /// Both cuts come from this log: from [`Worker::pulse`], [`Worker::until`] or a [`Cursor`]. Events of the captures `without`
+    /// may be left out: whoever needs none of them saves their way here.
+    pub async fn page(
+        &self,
+        from: &Snapshot,
+        to: &Snapshot,
+        after: i64,
+        most: Most,
+        without: &[i32],
+    ) -> Result<Page, WorkerError> {
+        self.reader.page(&self.client, from, to, after, most, without).await
     }
 
     /// The same, however many bytes they have: fewer than `limit` means that the window has no more.
@@ -291,7 +299,7 @@ impl Worker {
         after: i64,
         limit: usize,
     ) -> Result<Vec<Event>, WorkerError> {
-        Ok(self.page(from, to, after, Most { events: limit, bytes: u64::MAX }).await?.events)
+        Ok(self.page(from, to, after, Most { events: limit, bytes: u64::MAX }, &[]).await?.events)
     }
 
     /// The id of about the newest event of the log.

@@ -72,6 +72,8 @@ struct List {
     open: bool,
     /// How many are worth looking at: of large events a page has few.
     worth: usize,
+    /// Captures whose events are not in it.
+    without: Vec<i32>,
 }
 
 /// An event's place: the row that holds it.
@@ -159,6 +161,7 @@ impl Reader {
         to: &Snapshot,
         after: i64,
         most: Most,
+        without: &[i32],
     ) -> Result<Page, WorkerError> {
         let part = self.segments().part(from, to);
         if part.segments.is_empty() {
@@ -166,14 +169,14 @@ impl Reader {
         }
         // Beyond the first page the window is known to be long, or may be.
         if after == 0 {
-            let found = self.short(client, &part, most.events).await?;
+            let found = self.short(client, &part, most.events, without).await?;
             if found.len() < most.events {
                 let all = found.len();
                 let events = self.fill(client, &part, found, most.bytes).await?;
                 return Ok(Page { ends: events.len() == all, events });
             }
         }
-        let (list, places) = self.places(&part, from, to, after, most.events).await?;
+        let (list, places) = self.places(&part, (from, to), after, most.events, without).await?;
         let found = self.fetch(client, &part, &places).await?;
         let events = self.fill(client, &part, found, most.bytes).await?;
         let ends = self.give_back(list, places, events.len()).await?;
@@ -183,16 +186,27 @@ impl Reader {
     /// Whether the window has events.
     pub(super) async fn any(&self, client: &Client, from: &Snapshot, to: &Snapshot) -> Result<bool, WorkerError> {
         let part = self.segments().part(from, to);
-        Ok(!part.segments.is_empty() && !self.short(client, &part, 1).await?.is_empty())
+        Ok(!part.segments.is_empty() && !self.short(client, &part, 1, &[]).await?.is_empty())
     }
 
     /// All events of a window of fewer than `limit`, in order of id; of a longer one `limit` of them, whichever.
-    async fn short(&self, client: &Client, part: &Part, limit: usize) -> Result<Vec<Found>, WorkerError> {
+    async fn short(
+        &self,
+        client: &Client,
+        part: &Part,
+        limit: usize,
+        without: &[i32],
+    ) -> Result<Vec<Found>, WorkerError> {
         let late = !part.between.late.is_empty();
         let mut union = String::new();
+        let but = if without.is_empty() {
+            String::new()
+        } else {
+            format!(" capture <> ALL (${}) AND", 5 + usize::from(late))
+        };
         for (number, ids) in &part.segments {
             let or = if union.is_empty() { "" } else { " UNION ALL " };
-            let select = format!("{} WHERE{}", page::measured(*number), only(*ids));
+            let select = format!("{} WHERE{}{but}", page::measured(*number), only(*ids));
             let _ = write!(union, "{or}{select} txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)");
             if late {
                 let _ = write!(union, " UNION ALL {select} txid = ANY ($5)");
@@ -205,6 +219,9 @@ impl Reader {
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&limit, &start, &end, &to];
         if late {
             parameters.push(&ids);
+        }
+        if !without.is_empty() {
+            parameters.push(&without);
         }
         let statement = self.prepare(client, sql).await?;
         let rows = client.query_raw(&statement, parameters).await.map_err(reading)?;
@@ -221,10 +238,10 @@ impl Reader {
     async fn places(
         &self,
         part: &Part,
-        from: &Snapshot,
-        to: &Snapshot,
+        (from, to): (&Snapshot, &Snapshot),
         after: i64,
         limit: usize,
+        without: &[i32],
     ) -> Result<(List, VecDeque<Place>), WorkerError> {
         let mut lists = self.lists.lock().await;
         let lists = match lists.take() {
@@ -238,10 +255,13 @@ impl Reader {
                 lists.insert(Lists { client, open: VecDeque::new(), number: 0 })
             }
         };
-        let known = lists.open.iter().position(|list| list.after == after && list.from == *from && list.to == *to);
+        let known = lists.open.iter().position(|list| {
+            let has_all = list.without.iter().all(|capture| without.contains(capture));
+            list.after == after && list.from == *from && list.to == *to && has_all
+        });
         let mut list = match known.and_then(|at| lists.open.remove(at)) {
             Some(list) => list,
-            None => lists.list(part, from, to, after).await?,
+            None => lists.list(part, (from, to), after, without).await?,
         };
         let wanted = limit.min(list.worth);
         if list.open && list.ahead.len() < wanted {
@@ -366,7 +386,13 @@ impl Reader {
 
 impl Lists {
     /// Makes a list of the window's events beyond `after`.
-    async fn list(&mut self, part: &Part, from: &Snapshot, to: &Snapshot, after: i64) -> Result<List, WorkerError> {
+    async fn list(
+        &mut self,
+        part: &Part,
+        (from, to): (&Snapshot, &Snapshot),
+        after: i64,
+        without: &[i32],
+    ) -> Result<List, WorkerError> {
         while self.open.len() >= LISTS
             && let Some(oldest) = self.open.pop_front()
         {
@@ -375,11 +401,11 @@ impl Lists {
         self.number += 1;
         let name = format!("window_{}", self.number);
         // The cursor outlives its transaction: no snapshot is held, only a file with some 30 bytes for each event.
-        let declare = format!("DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR {}", listing(part, after));
-        tracing::debug!(%from, %to, after, "listing a long window");
+        let declare = format!("DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR {}", listing(part, after, without));
+        tracing::debug!(%from, %to, after, ?without, "listing a long window");
         self.client.batch_execute(&declare).await.map_err(reading)?;
-        let (from, to) = (from.clone(), to.clone());
-        Ok(List { name, from, to, after, ahead: VecDeque::new(), open: true, worth: usize::MAX })
+        let (from, to, without) = (from.clone(), to.clone(), without.to_vec());
+        Ok(List { name, from, to, after, ahead: VecDeque::new(), open: true, worth: usize::MAX, without })
     }
 
     async fn close(&mut self, list: &List) -> Result<(), WorkerError> {
@@ -391,14 +417,17 @@ impl Lists {
 }
 
 /// Everything in it is a number: `DECLARE` takes no parameters.
-fn listing(part: &Part, after: i64) -> String {
+fn listing(part: &Part, after: i64, without: &[i32]) -> String {
     let Part { segments, between, to, .. } = part;
     let late: Vec<String> = between.late.iter().map(|txid| format!("'{txid}'")).collect();
+    let but: Vec<String> = without.iter().map(ToString::to_string).collect();
+    let but = if but.is_empty() { String::new() } else { format!(" capture <> ALL ('{{{}}}') AND", but.join(",")) };
     let mut union = String::new();
     for (number, ids) in segments {
         let or = if union.is_empty() { "" } else { " UNION ALL " };
         let ids = only(*ids);
-        let select = format!("SELECT id, {number} AS segment, ctid FROM event_{number} WHERE{ids} id > {after} AND");
+        let select =
+            format!("SELECT id, {number} AS segment, ctid FROM event_{number} WHERE{ids}{but} id > {after} AND");
         let _ = write!(
             union,
             "{or}{select} txid >= '{}' AND txid < '{}' AND pg_visible_in_snapshot(txid, '{to}')",
