@@ -166,8 +166,8 @@ async fn large_events_that_are_parked_behind_another_and_then_given_up_take_no_m
     let mut definition = trigger("large", counter.url.clone());
     definition.ordering = Ordering::Columns(vec![Ident::new("card")]);
     definition.policy.retry = 1;
-    // Until all are parked, however long that takes.
-    definition.policy.delay = Duration::from_hours(1);
+    // As long as it takes until all are parked.
+    (definition.policy.delay, definition.policy.max) = (Duration::from_hours(1), Duration::from_hours(1));
     admin.install("u1", &definition).await.unwrap();
     fill(&database, PARKED).await;
     let worker = Process::start(&database.config, &[]);
