@@ -43,10 +43,11 @@ bench-capture: needs ## what capture costs, beside other triggers, on a PostgreS
 	@e2e/need.sh $(addprefix /usr/lib/postgresql/15/,bin/postgres bin/pgbench lib/pgq_triggers.so)
 	cargo bench --bench capture
 
-bench-delivery: needs ## how fast and how soon events are delivered, beside job queues, with a PostgreSQL 15 of its own; about 20 minutes
+# The worker that is measured is the one that is shipped.
+bench-delivery: dist ## how fast and how soon events are delivered, beside job queues, with a PostgreSQL 15 of its own; about 20 minutes
 	@e2e/need.sh /usr/lib/postgresql/15/bin/postgres npm
 	benches/peers/install.sh
-	cargo bench --bench delivery
+	BENCH_PROGRAM=$(CURDIR)/$(dist)/eventtrigger cargo bench --bench delivery
 
 bench-scale: ## 1,000 EventTriggers over 20 EventLogs on a cluster of its own: how soon, how big, how quiet; needs root; about 6 minutes
 	e2e/cluster/cluster install

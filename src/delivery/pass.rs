@@ -24,6 +24,8 @@ pub(super) struct Pass {
     spread: Option<i32>,
     /// End of the window that is being read; `None` between two windows.
     to: Option<Arc<Snapshot>>,
+    /// Captures whose events are not read in that window, and of how many members that was said.
+    without: Option<(Arc<BTreeSet<i32>>, usize)>,
     /// Whether a page is on its way.
     reading: bool,
     /// Whether the present or last window had several pages, or was resumed: all of it must be done before the next one.
@@ -47,7 +49,7 @@ impl Pass {
     /// Of members that stand at the same place; `to` is the window that they are in.
     pub(super) fn new(members: BTreeSet<i32>, to: Option<Arc<Snapshot>>) -> Self {
         // How far back a new member starts is not known: only a short window tells that it is near.
-        Self { members, spread: None, to, reading: false, long: true, held_since: None }
+        Self { members, spread: None, to, without: None, reading: false, long: true, held_since: None }
     }
 
     /// The same, of partitions of an EventTrigger, or not.
@@ -71,11 +73,6 @@ impl Pass {
     /// Whether it is in the middle of a window of several pages.
     pub(super) fn is_behind(&self) -> bool {
         self.long && self.to.is_some()
-    }
-
-    /// Whether windows have several pages, as far as is known.
-    pub(super) fn is_long(&self) -> bool {
-        self.long
     }
 
     pub(super) fn remove(&mut self, member: i32) {
@@ -111,12 +108,24 @@ impl Pass {
         self.reading = false;
     }
 
-    /// A page is being read of the window that ends at `to`.
-    pub(super) fn begin(&mut self, to: Arc<Snapshot>) {
+    /// Captures whose events are not read in the present window, if that was said. It holds for fewer members, too, but when half of
+    /// them have gone there may be much more that need not be read.
+    pub(super) fn without(&self) -> Option<Arc<BTreeSet<i32>>> {
+        let (without, members) = self.without.as_ref()?;
+        (2 * self.members.len() > *members).then(|| without.clone())
+    }
+
+    /// A page is being read of the window that ends at `to`, in which events of the captures `without` are not.
+    pub(super) fn begin(&mut self, to: Arc<Snapshot>, without: Arc<BTreeSet<i32>>) {
         if self.to.is_none() {
             self.long = false;
         }
         self.to = Some(to);
+        // Nobody joins in the middle of a window.
+        let members = self.members.len();
+        if self.without.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, &without)) {
+            self.without = Some((without, members));
+        }
         self.reading = true;
     }
 
@@ -124,7 +133,7 @@ impl Pass {
     pub(super) fn end(&mut self, ends: bool) {
         self.reading = false;
         if ends {
-            self.to = None;
+            (self.to, self.without) = (None, None);
         } else {
             self.long = true;
         }
@@ -168,7 +177,7 @@ mod tests {
     #[test]
     fn a_member_without_room_is_split_off_when_others_have_waited_enough() {
         let (mut pass, start) = (pass([1, 2, 3]), Instant::now());
-        pass.begin(cut());
+        pass.begin(cut(), Arc::default());
         pass.end(false);
         let room = |member| if member == 2 { Room::None } else { Room::Some };
         assert_eq!(pass.next(start, room), Next::Wait);
@@ -180,9 +189,26 @@ mod tests {
     }
 
     #[test]
+    fn what_need_not_be_read_is_found_out_anew_for_a_window_and_when_half_of_the_members_have_gone() {
+        let (mut pass, some) = (pass([1, 2, 3, 4]), Arc::new(BTreeSet::from([7])));
+        assert_eq!(pass.without(), None);
+        pass.begin(cut(), some.clone());
+        pass.end(false);
+        pass.remove(1);
+        assert_eq!(pass.without(), Some(some.clone()));
+        pass.begin(cut(), some.clone());
+        pass.remove(2);
+        assert_eq!(pass.without(), None, "of four there are two");
+        assert_eq!(pass.split(&[3].into())[0].without(), None);
+        pass.begin(cut(), some);
+        pass.end(true);
+        assert_eq!(pass.without(), None, "another window");
+    }
+
+    #[test]
     fn nobody_is_split_off_while_nobody_has_room() {
         let (mut pass, start) = (pass([1, 2]), Instant::now());
-        pass.begin(cut());
+        pass.begin(cut(), Arc::default());
         pass.end(false);
         for late in 0..10 {
             assert_eq!(pass.next(start + PATIENCE * late, |_| Room::None), Next::Wait);
@@ -192,11 +218,11 @@ mod tests {
     #[test]
     fn a_window_of_several_pages_is_done_before_the_next_begins() {
         let mut pass = pass([1]);
-        pass.begin(cut());
+        pass.begin(cut(), Arc::default());
         assert_eq!(pass.next(Instant::now(), |_| Room::Drained), Next::Wait, "a page is being read");
         pass.end(false);
         assert_eq!(pass.next(Instant::now(), |_| Room::Some), Next::Read);
-        pass.begin(cut());
+        pass.begin(cut(), Arc::default());
         pass.end(true);
         assert_eq!(pass.next(Instant::now(), |_| Room::Some), Next::Wait);
         assert_eq!(pass.next(Instant::now(), |_| Room::Drained), Next::Read);
@@ -206,12 +232,12 @@ mod tests {
     fn only_short_windows_show_that_a_pass_is_near() {
         let mut pass = pass([1]);
         assert!(!pass.is_near(|_| Room::Drained), "nothing is known yet");
-        pass.begin(cut());
+        pass.begin(cut(), Arc::default());
         pass.end(false);
-        pass.begin(cut());
+        pass.begin(cut(), Arc::default());
         pass.end(true);
         assert!(!pass.is_near(|_| Room::Drained), "a long window");
-        pass.begin(cut());
+        pass.begin(cut(), Arc::default());
         assert!(!pass.is_near(|_| Room::Drained), "a page is being read");
         pass.end(true);
         assert!(pass.is_near(|_| Room::Some));

@@ -141,7 +141,7 @@ async fn captures_that_a_reader_does_not_need_are_left_out_of_its_pages() {
     let (orders, returns) = (of("orders"), of("returns"));
     let page = async |from: &Snapshot, after, without: &[i32]| {
         let most = Most { events: PAGE, bytes: u64::MAX };
-        let page = worker.page(from, &end, after, most, without).await.unwrap();
+        let page = worker.page(from, &end, after, most, &Arc::new(without.iter().copied().collect())).await.unwrap();
         (page.events.iter().map(|event| (event.id, event.capture)).collect::<Vec<_>>(), page.ends)
     };
     // What it is alone with; by one page and by several.

@@ -142,8 +142,6 @@ struct Session<'a> {
     spread: Spread,
     moves: Moves,
     captures: Arc<HashMap<i32, Arc<Capture>>>,
-    /// Captures of which some pass has met events that concern none of its members.
-    foreign: BTreeSet<i32>,
     passes: BTreeMap<u64, Pass>,
     couriers: JoinSet<()>,
     /// Numbers couriers and passes.
@@ -197,7 +195,6 @@ pub(super) async fn run(
         spread: Spread::default(),
         moves: Moves::default(),
         captures: Arc::default(),
-        foreign: BTreeSet::new(),
         passes: BTreeMap::new(),
         couriers: JoinSet::new(),
         number: 0,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use smallvec::SmallVec;
 
 use super::{
     super::{
@@ -25,9 +26,6 @@ const HELD: u64 = 24 << 20;
 /// Bytes of a page, and of unfinished events up to which there is room for one, when memory is scarce.
 const SCARCE: u64 = 64 << 10;
 
-/// Captures that are left out of what is read, at most: each costs a comparison for every event.
-const FOREIGN: usize = 16;
-
 /// For so long nothing may be read because of a few requests that take long. Parking their events costs a row for each.
 const HANGS: Duration = Duration::from_millis(250);
 
@@ -36,10 +34,10 @@ pub(super) struct Page {
     events: Vec<Event>,
     /// Whether the window has no more.
     ends: bool,
+    /// Whether the log had events there, of whichever capture.
+    passed: bool,
     /// What was reserved for it.
     most: Most,
-    /// Whether events that concern nobody were left out of it.
-    sifted: bool,
     /// Captures that had to be asked for.
     captures: Vec<Capture>,
 }
@@ -119,29 +117,18 @@ impl Session<'_> {
     pub(super) fn read_page(&mut self, id: u64, start: Start, to: Arc<Snapshot>) {
         let most = Most { bytes: self.share(), ..Most::PAGE };
         let Some(pass) = self.passes.get_mut(&id) else { return };
-        pass.begin(to.clone());
+        let without =
+            pass.without().unwrap_or_else(|| Arc::new(foreign(&self.captures, &self.subscriptions, pass.members())));
+        pass.begin(to.clone(), without.clone());
         self.reserved += most.bytes;
-        // Only who reads much gains by it. Others pass over what is not theirs, and so learn of it that they have passed it.
-        let without = if pass.is_long() { self.foreign(id) } else { Vec::new() };
         let (worker, captures) = (self.worker.clone(), self.captures.clone());
         self.io.push(
             async move {
-                let read = read(&worker, &captures, (&start.from, &to), start.after, most, &without);
+                let read = read(&worker, &captures, (&start.from, &to), start.after, most, without);
                 Io::Page(id, read.await)
             }
             .boxed(),
         );
-    }
-
-    /// Captures of which a pass has met events, and none of whose EventTriggers it delivers: other workers do, or nobody.
-    fn foreign(&self, id: u64) -> Vec<i32> {
-        let Some(pass) = self.passes.get(&id) else { return Vec::new() };
-        let concerns = |capture: &Capture| {
-            let subscriptions = capture.triggers.iter().filter_map(|trigger| self.subscriptions.get(trigger));
-            subscriptions.flatten().any(|subscription| pass.members().contains(subscription))
-        };
-        let foreign = |id: &&i32| self.captures.get(id).is_some_and(|capture| !concerns(capture));
-        self.foreign.iter().filter(foreign).copied().collect()
     }
 
     /// Gives each member of a pass its part of a page.
@@ -159,24 +146,18 @@ impl Session<'_> {
         let mut parts = BTreeMap::<i32, Vec<(Arc<Event>, Arc<Capture>)>>::new();
         for event in page.events.into_iter().map(Arc::new) {
             let Some(capture) = self.captures.get(&event.capture) else { continue };
-            let mut foreign = true;
             for (position, trigger) in capture.triggers.iter().enumerate() {
+                if !event.matched.has(position) {
+                    continue;
+                }
                 let Some(subscriptions) = self.subscriptions.get(trigger) else { continue };
                 let lanes = OnceCell::new();
                 for subscription in subscriptions.iter().filter(|one| pass.members().contains(one)) {
-                    foreign = false;
-                    if !event.matched.has(position) {
-                        continue;
-                    }
                     let Some(member) = self.members.get_mut(subscription) else { continue };
                     if member.ledger.meets(&event) && member.concerns(&event, capture, &lanes) {
                         parts.entry(*subscription).or_default().push((event.clone(), capture.clone()));
                     }
                 }
-            }
-            if foreign && self.foreign.insert(event.capture) && self.foreign.len() > FOREIGN {
-                // Those of old are the ones that no new event has.
-                self.foreign.pop_first();
             }
         }
         for id in pass.members() {
@@ -187,7 +168,7 @@ impl Session<'_> {
             if !nothing {
                 member.reading.note(last, seen, part.len());
             }
-            if !nothing || page.sifted {
+            if page.passed {
                 member.unsaved = member.unsaved.max(Unsaved::Passed);
             }
             let State::Active { orders, .. } = &member.state else { continue };
@@ -261,6 +242,19 @@ fn until(worker: &Worker, from: &Snapshot, now: &Arc<Snapshot>) -> Arc<Snapshot>
     if until == **now { now.clone() } else { Arc::new(until) }
 }
 
+/// Known captures with no EventTrigger that one of `members` delivers: other workers do, or nobody.
+fn foreign(
+    captures: &HashMap<i32, Arc<Capture>>,
+    subscriptions: &HashMap<i32, SmallVec<[i32; 1]>>,
+    members: &BTreeSet<i32>,
+) -> BTreeSet<i32> {
+    let concerns = |capture: &Capture| {
+        let subscriptions = capture.triggers.iter().filter_map(|trigger| subscriptions.get(trigger));
+        subscriptions.flatten().any(|subscription| members.contains(subscription))
+    };
+    captures.values().filter(|capture| !concerns(capture)).map(|capture| capture.id).collect()
+}
+
 /// Reads a page, and the captures that it needs and that are not known.
 async fn read(
     worker: &Worker,
@@ -268,11 +262,11 @@ async fn read(
     (from, to): (&Snapshot, &Snapshot),
     after: i64,
     most: Most,
-    without: &[i32],
+    without: Arc<BTreeSet<i32>>,
 ) -> Result<Page, WorkerError> {
-    let log::Page { events, ends } = worker.page(from, to, after, most, without).await?;
+    let log::Page { events, passed, ends } = worker.page(from, to, after, most, &without).await?;
     let captures = missing(worker, known, events.iter().map(|event| event.capture)).await?;
-    Ok(Page { events, ends, most, sifted: !without.is_empty(), captures })
+    Ok(Page { events, ends, passed, most, captures })
 }
 
 /// Reads those captures that are not known.

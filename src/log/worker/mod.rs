@@ -10,6 +10,8 @@ mod slots;
 mod spread;
 mod wire;
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use tokio_postgres::{Client, Row, Statement, Transaction, types::ToSql};
 
 pub use self::exceptions::{DeadLetter, Exception, Failure, Parked, ParkedLanes, Redriven};
@@ -279,14 +281,14 @@ impl Worker {
     /// the window is; so does starting in its middle, once.
     ///
     /// Both cuts come from this log: from [`Worker::pulse`], [`Worker::until`] or a [`Cursor`]. Events of the captures `without`
-    /// may be left out: whoever needs none of them saves their way here.
+    /// are left out of long windows: whoever needs none of them saves their way here.
     pub async fn page(
         &self,
         from: &Snapshot,
         to: &Snapshot,
         after: i64,
         most: Most,
-        without: &[i32],
+        without: &Arc<BTreeSet<i32>>,
     ) -> Result<Page, WorkerError> {
         self.reader.page(&self.client, from, to, after, most, without).await
     }
@@ -299,7 +301,7 @@ impl Worker {
         after: i64,
         limit: usize,
     ) -> Result<Vec<Event>, WorkerError> {
-        Ok(self.page(from, to, after, Most { events: limit, bytes: u64::MAX }, &[]).await?.events)
+        Ok(self.page(from, to, after, Most { events: limit, bytes: u64::MAX }, &Arc::default()).await?.events)
     }
 
     /// The id of about the newest event of the log.

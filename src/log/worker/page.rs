@@ -41,6 +41,8 @@ impl Most {
 pub struct Page {
     /// In order of id.
     pub events: Vec<Event>,
+    /// Whether there were any, those included that were left out.
+    pub passed: bool,
     /// Whether the window has no more.
     pub ends: bool,
 }

@@ -4,7 +4,7 @@
 //! A page is bounded in bytes, too: values that are long come apart from their rows, and only as far as there is room.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -73,7 +73,7 @@ struct List {
     /// How many are worth looking at: of large events a page has few.
     worth: usize,
     /// Captures whose events are not in it.
-    without: Vec<i32>,
+    without: Arc<BTreeSet<i32>>,
 }
 
 /// An event's place: the row that holds it.
@@ -161,52 +161,41 @@ impl Reader {
         to: &Snapshot,
         after: i64,
         most: Most,
-        without: &[i32],
+        without: &Arc<BTreeSet<i32>>,
     ) -> Result<Page, WorkerError> {
         let part = self.segments().part(from, to);
         if part.segments.is_empty() {
-            return Ok(Page { events: Vec::new(), ends: true });
+            return Ok(Page { events: Vec::new(), passed: false, ends: true });
         }
-        // Beyond the first page the window is known to be long, or may be.
+        // Beyond the first page the window is known to be long, or may be. What is left out matters only there.
         if after == 0 {
-            let found = self.short(client, &part, most.events, without).await?;
+            let found = self.short(client, &part, most.events).await?;
             if found.len() < most.events {
                 let all = found.len();
                 let events = self.fill(client, &part, found, most.bytes).await?;
-                return Ok(Page { ends: events.len() == all, events });
+                return Ok(Page { passed: all > 0, ends: events.len() == all, events });
             }
         }
         let (list, places) = self.places(&part, (from, to), after, most.events, without).await?;
         let found = self.fetch(client, &part, &places).await?;
         let events = self.fill(client, &part, found, most.bytes).await?;
         let ends = self.give_back(list, places, events.len()).await?;
-        Ok(Page { events, ends })
+        Ok(Page { events, passed: true, ends })
     }
 
     /// Whether the window has events.
     pub(super) async fn any(&self, client: &Client, from: &Snapshot, to: &Snapshot) -> Result<bool, WorkerError> {
         let part = self.segments().part(from, to);
-        Ok(!part.segments.is_empty() && !self.short(client, &part, 1, &[]).await?.is_empty())
+        Ok(!part.segments.is_empty() && !self.short(client, &part, 1).await?.is_empty())
     }
 
     /// All events of a window of fewer than `limit`, in order of id; of a longer one `limit` of them, whichever.
-    async fn short(
-        &self,
-        client: &Client,
-        part: &Part,
-        limit: usize,
-        without: &[i32],
-    ) -> Result<Vec<Found>, WorkerError> {
+    async fn short(&self, client: &Client, part: &Part, limit: usize) -> Result<Vec<Found>, WorkerError> {
         let late = !part.between.late.is_empty();
         let mut union = String::new();
-        let but = if without.is_empty() {
-            String::new()
-        } else {
-            format!(" capture <> ALL (${}) AND", 5 + usize::from(late))
-        };
         for (number, ids) in &part.segments {
             let or = if union.is_empty() { "" } else { " UNION ALL " };
-            let select = format!("{} WHERE{}{but}", page::measured(*number), only(*ids));
+            let select = format!("{} WHERE{}", page::measured(*number), only(*ids));
             let _ = write!(union, "{or}{select} txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)");
             if late {
                 let _ = write!(union, " UNION ALL {select} txid = ANY ($5)");
@@ -219,9 +208,6 @@ impl Reader {
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&limit, &start, &end, &to];
         if late {
             parameters.push(&ids);
-        }
-        if !without.is_empty() {
-            parameters.push(&without);
         }
         let statement = self.prepare(client, sql).await?;
         let rows = client.query_raw(&statement, parameters).await.map_err(reading)?;
@@ -241,7 +227,7 @@ impl Reader {
         (from, to): (&Snapshot, &Snapshot),
         after: i64,
         limit: usize,
-        without: &[i32],
+        without: &Arc<BTreeSet<i32>>,
     ) -> Result<(List, VecDeque<Place>), WorkerError> {
         let mut lists = self.lists.lock().await;
         let lists = match lists.take() {
@@ -255,10 +241,10 @@ impl Reader {
                 lists.insert(Lists { client, open: VecDeque::new(), number: 0 })
             }
         };
-        let known = lists.open.iter().position(|list| {
-            let has_all = list.without.iter().all(|capture| without.contains(capture));
-            list.after == after && list.from == *from && list.to == *to && has_all
-        });
+        let known = lists
+            .open
+            .iter()
+            .position(|list| list.after == after && list.from == *from && list.to == *to && list.without == *without);
         let mut list = match known.and_then(|at| lists.open.remove(at)) {
             Some(list) => list,
             None => lists.list(part, (from, to), after, without).await?,
@@ -391,7 +377,7 @@ impl Lists {
         part: &Part,
         (from, to): (&Snapshot, &Snapshot),
         after: i64,
-        without: &[i32],
+        without: &Arc<BTreeSet<i32>>,
     ) -> Result<List, WorkerError> {
         while self.open.len() >= LISTS
             && let Some(oldest) = self.open.pop_front()
@@ -402,9 +388,9 @@ impl Lists {
         let name = format!("window_{}", self.number);
         // The cursor outlives its transaction: no snapshot is held, only a file with some 30 bytes for each event.
         let declare = format!("DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR {}", listing(part, after, without));
-        tracing::debug!(%from, %to, after, ?without, "listing a long window");
+        tracing::debug!(%from, %to, after, without = without.len(), "listing a long window");
         self.client.batch_execute(&declare).await.map_err(reading)?;
-        let (from, to, without) = (from.clone(), to.clone(), without.to_vec());
+        let (from, to, without) = (from.clone(), to.clone(), without.clone());
         Ok(List { name, from, to, after, ahead: VecDeque::new(), open: true, worth: usize::MAX, without })
     }
 
@@ -417,11 +403,15 @@ impl Lists {
 }
 
 /// Everything in it is a number: `DECLARE` takes no parameters.
-fn listing(part: &Part, after: i64, without: &[i32]) -> String {
+fn listing(part: &Part, after: i64, without: &Arc<BTreeSet<i32>>) -> String {
     let Part { segments, between, to, .. } = part;
     let late: Vec<String> = between.late.iter().map(|txid| format!("'{txid}'")).collect();
     let but: Vec<String> = without.iter().map(ToString::to_string).collect();
-    let but = if but.is_empty() { String::new() } else { format!(" capture <> ALL ('{{{}}}') AND", but.join(",")) };
+    // Hashed, so that it costs the same for one as for a thousand.
+    let but = match but.as_slice() {
+        [] => String::new(),
+        all => format!(" capture NOT IN (SELECT unnest('{{{}}}'::int4[])) AND", all.join(",")),
+    };
     let mut union = String::new();
     for (number, ids) in segments {
         let or = if union.is_empty() { "" } else { " UNION ALL " };
