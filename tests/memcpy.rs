@@ -7,15 +7,14 @@ use std::process::Command;
 #[test]
 fn memory_is_copied_as_byte_by_byte_whatever_overlaps() {
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("memcpy");
+    let (object, program) = (folder.path().join("memcpy.o"), folder.path().join("memcpy"));
     let built = Command::new("cc")
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-Dmemcpy=copied", "-Dmemmove=moved", "-ffreestanding", "-c"])
         .args(["src/memcpy.c", "-o"])
-        .arg(folder.path().join("memcpy.o"))
+        .arg(&object)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
     assert!(built.unwrap().success());
-    let object = folder.path().join("memcpy.o");
     let linked = Command::new("cc")
         .args(["-O2", "tests/memcpy.c"])
         .arg(object)

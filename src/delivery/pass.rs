@@ -108,24 +108,22 @@ impl Pass {
         self.reading = false;
     }
 
-    /// Captures whose events are not read in the present window, if that was said. It holds for fewer members, too, but when half of
-    /// them have gone there may be much more that need not be read.
-    pub(super) fn without(&self) -> Option<Arc<BTreeSet<i32>>> {
-        let (without, members) = self.without.as_ref()?;
-        (2 * self.members.len() > *members).then(|| without.clone())
+    /// Captures whose events are not read in the present window: those that `find` says for its members. They hold for fewer
+    /// members, too, and nobody joins in the middle of a window; but when half of them have gone there may be much more.
+    pub(super) fn without(&mut self, find: impl FnOnce(&BTreeSet<i32>) -> BTreeSet<i32>) -> Arc<BTreeSet<i32>> {
+        let members = self.members.len();
+        match &self.without {
+            Some((without, then)) if 2 * members > *then => without.clone(),
+            _ => self.without.insert((Arc::new(find(&self.members)), members)).0.clone(),
+        }
     }
 
-    /// A page is being read of the window that ends at `to`, in which events of the captures `without` are not.
-    pub(super) fn begin(&mut self, to: Arc<Snapshot>, without: Arc<BTreeSet<i32>>) {
+    /// A page is being read of the window that ends at `to`.
+    pub(super) fn begin(&mut self, to: Arc<Snapshot>) {
         if self.to.is_none() {
             self.long = false;
         }
         self.to = Some(to);
-        // Nobody joins in the middle of a window.
-        let members = self.members.len();
-        if self.without.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, &without)) {
-            self.without = Some((without, members));
-        }
         self.reading = true;
     }
 
@@ -177,7 +175,7 @@ mod tests {
     #[test]
     fn a_member_without_room_is_split_off_when_others_have_waited_enough() {
         let (mut pass, start) = (pass([1, 2, 3]), Instant::now());
-        pass.begin(cut(), Arc::default());
+        pass.begin(cut());
         pass.end(false);
         let room = |member| if member == 2 { Room::None } else { Room::Some };
         assert_eq!(pass.next(start, room), Next::Wait);
@@ -190,25 +188,26 @@ mod tests {
 
     #[test]
     fn what_need_not_be_read_is_found_out_anew_for_a_window_and_when_half_of_the_members_have_gone() {
-        let (mut pass, some) = (pass([1, 2, 3, 4]), Arc::new(BTreeSet::from([7])));
-        assert_eq!(pass.without(), None);
-        pass.begin(cut(), some.clone());
+        let mut pass = pass([1, 2, 3, 4]);
+        let same = |_: &BTreeSet<i32>| panic!("it is known");
+        let found = |pass: &mut Pass, n: i32| *pass.without(|_| [n].into()) == BTreeSet::from([n]);
+        assert!(found(&mut pass, 7));
+        pass.begin(cut());
         pass.end(false);
         pass.remove(1);
-        assert_eq!(pass.without(), Some(some.clone()));
-        pass.begin(cut(), some.clone());
+        assert_eq!(*pass.without(same), BTreeSet::from([7]));
         pass.remove(2);
-        assert_eq!(pass.without(), None, "of four there are two");
-        assert_eq!(pass.split(&[3].into())[0].without(), None);
-        pass.begin(cut(), some);
+        assert!(found(&mut pass, 8), "of four there are two");
+        assert!(found(&mut pass.split(&[3].into())[0], 9), "alone");
+        pass.begin(cut());
         pass.end(true);
-        assert_eq!(pass.without(), None, "another window");
+        assert!(found(&mut pass, 10), "another window");
     }
 
     #[test]
     fn nobody_is_split_off_while_nobody_has_room() {
         let (mut pass, start) = (pass([1, 2]), Instant::now());
-        pass.begin(cut(), Arc::default());
+        pass.begin(cut());
         pass.end(false);
         for late in 0..10 {
             assert_eq!(pass.next(start + PATIENCE * late, |_| Room::None), Next::Wait);
@@ -218,11 +217,11 @@ mod tests {
     #[test]
     fn a_window_of_several_pages_is_done_before_the_next_begins() {
         let mut pass = pass([1]);
-        pass.begin(cut(), Arc::default());
+        pass.begin(cut());
         assert_eq!(pass.next(Instant::now(), |_| Room::Drained), Next::Wait, "a page is being read");
         pass.end(false);
         assert_eq!(pass.next(Instant::now(), |_| Room::Some), Next::Read);
-        pass.begin(cut(), Arc::default());
+        pass.begin(cut());
         pass.end(true);
         assert_eq!(pass.next(Instant::now(), |_| Room::Some), Next::Wait);
         assert_eq!(pass.next(Instant::now(), |_| Room::Drained), Next::Read);
@@ -232,12 +231,12 @@ mod tests {
     fn only_short_windows_show_that_a_pass_is_near() {
         let mut pass = pass([1]);
         assert!(!pass.is_near(|_| Room::Drained), "nothing is known yet");
-        pass.begin(cut(), Arc::default());
+        pass.begin(cut());
         pass.end(false);
-        pass.begin(cut(), Arc::default());
+        pass.begin(cut());
         pass.end(true);
         assert!(!pass.is_near(|_| Room::Drained), "a long window");
-        pass.begin(cut(), Arc::default());
+        pass.begin(cut());
         assert!(!pass.is_near(|_| Room::Drained), "a page is being read");
         pass.end(true);
         assert!(pass.is_near(|_| Room::Some));

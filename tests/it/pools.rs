@@ -264,11 +264,7 @@ async fn the_number_of_partitions_may_change_while_an_eventtrigger_moves() {
 async fn workers_die_in_the_middle(partitions: u32) {
     let (database, admin, receiver) = with_partitions(partitions).await;
     let database = Arc::new(database);
-    receiver.reply(|_, _| match fastrand::u16(0..1000) {
-        0..20 => Reply::now(500),
-        20..200 => Reply::after(200, Duration::from_millis(fastrand::u64(1..30))),
-        _ => Reply::now(200),
-    });
+    receiver.reply(|_, _| Reply::at_random());
     let stop = Arc::new(AtomicBool::new(false));
     let writers = writers(&database, 40, &stop);
     let start = |own: usize| match own {

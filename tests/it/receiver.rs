@@ -67,6 +67,15 @@ impl Reply {
     pub(crate) fn after(status: u16, after: Duration) -> Self {
         Self { status, after, retry_after: None }
     }
+
+    /// Of a receiver that is slow now and then, and fails seldom.
+    pub(crate) fn at_random() -> Self {
+        match fastrand::u16(0..1000) {
+            0..20 => Self::now(500),
+            20..200 => Self::after(200, Duration::from_millis(fastrand::u64(1..30))),
+            _ => Self::now(200),
+        }
+    }
 }
 
 /// Decides on a request, given how often its event has been answered before.

@@ -165,7 +165,7 @@ async fn captures_that_a_reader_does_not_need_are_left_out_of_its_pages() {
         );
     }
     assert_eq!(page(&start, 0, &[orders, returns]).await, (Vec::new(), true));
-    // Who needs everything does not go on with what another has sifted, but the other way round.
+    // Who needs something else does not go on with what another has sifted.
     let mut after = 0;
     for _ in 0..2 {
         after = page(&start, after, &[returns]).await.0.last().expect("events").0;

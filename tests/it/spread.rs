@@ -239,11 +239,7 @@ async fn a_truncation_waits_for_all_partitions_and_all_wait_for_it() {
 async fn each_key_keeps_its_order_whatever_becomes_of_the_workers() {
     let (database, _admin, receiver) = with_partitions(4).await;
     let database = Arc::new(database);
-    receiver.reply(|_, _| match fastrand::u16(0..1000) {
-        0..20 => Reply::now(500),
-        20..200 => Reply::after(200, Duration::from_millis(fastrand::u64(1..30))),
-        _ => Reply::now(200),
-    });
+    receiver.reply(|_, _| Reply::at_random());
     let stop = Arc::new(AtomicBool::new(false));
     let writers = writers(&database, 40, &stop);
     let mut workers: Vec<_> = (0..3).map(|_| Running::start(&database)).collect();

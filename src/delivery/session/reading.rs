@@ -117,9 +117,8 @@ impl Session<'_> {
     pub(super) fn read_page(&mut self, id: u64, start: Start, to: Arc<Snapshot>) {
         let most = Most { bytes: self.share(), ..Most::PAGE };
         let Some(pass) = self.passes.get_mut(&id) else { return };
-        let without =
-            pass.without().unwrap_or_else(|| Arc::new(foreign(&self.captures, &self.subscriptions, pass.members())));
-        pass.begin(to.clone(), without.clone());
+        let without = pass.without(|members| foreign(&self.captures, &self.subscriptions, members));
+        pass.begin(to.clone());
         self.reserved += most.bytes;
         let (worker, captures) = (self.worker.clone(), self.captures.clone());
         self.io.push(
