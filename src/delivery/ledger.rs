@@ -294,7 +294,7 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             capture: 1,
             operation: Operation::Insert,
-            matched: Bits::new(0, Vec::new()),
+            matched: Bits::new(0, &[]),
             old: None,
             new: None,
             context: None,

@@ -52,8 +52,9 @@ pub(super) struct Target {
     pub(super) resume: Option<String>,
     /// First half of every event's id.
     pub(super) log_id: String,
-    /// CloudEvents' `source`.
+    /// CloudEvents' `source` and our `eventtrigger`, as JSON.
     pub(super) source: String,
+    pub(super) eventtrigger: String,
     /// Attributes of the EventTrigger's own, as members of a JSON object.
     pub(super) extensions: String,
     pub(super) format: Format,
@@ -149,7 +150,8 @@ impl Target {
             statuses: sink.statuses.clone(),
             resume: sink.resume.clone(),
             log_id: log_id.to_owned(),
-            source,
+            source: format::json(&source),
+            eventtrigger: format::json(&definition.trigger.to_string()),
             extensions: format::cloudevents::members(&sink.extensions),
             format: sink.format.clone(),
             signing: sink.signing.iter().map(|name| key(name, &reader)).collect::<Result<_, _>>()?,

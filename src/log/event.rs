@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::snapshot::Txid;
 
@@ -30,6 +31,16 @@ impl Operation {
     /// All there are.
     pub const ALL: [Self; 4] = [Self::Insert, Self::Update, Self::Delete, Self::Truncate];
 
+    /// As SQL and the event's body write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Truncate => "TRUNCATE",
+        }
+    }
+
     /// As the log stores it.
     pub fn code(self) -> char {
         match self {
@@ -47,14 +58,8 @@ impl Operation {
 }
 
 impl fmt::Display for Operation {
-    /// As SQL and the event's body write it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Insert => "INSERT",
-            Self::Update => "UPDATE",
-            Self::Delete => "DELETE",
-            Self::Truncate => "TRUNCATE",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -137,13 +142,13 @@ impl Drop for Weight {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Bits {
     length: usize,
-    bytes: Vec<u8>,
+    bytes: SmallVec<[u8; 16]>,
 }
 
 impl Bits {
     /// From the wire: the first bit is the highest of the first byte.
-    pub fn new(length: usize, bytes: Vec<u8>) -> Self {
-        Self { length, bytes }
+    pub fn new(length: usize, bytes: &[u8]) -> Self {
+        Self { length, bytes: bytes.into() }
     }
 
     /// Whether bit `position` is there and set.

@@ -3,13 +3,16 @@
 //! Sources: CloudEvents 1.0.2, its HTTP protocol binding §3, its JSON format, and its extensions `sequence`,
 //! `partitionkey` and `distributed tracing`.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ring::digest::{SHA256, digest};
 
-use super::{Item, NotARow, TRACEPARENT, Written, json, key, plain, segment, shown, shows};
+use super::{
+    Item, NotARow, SEGMENT, TRACEPARENT, Written, key, plain, segment, shown, shows,
+    text::{push_json, push_number, push_sequence, push_time},
+};
 use crate::{
     delivery::{context::Noted, lanes::Keys, signing, target::Target},
     log::{Event, Operation, definition::Ordering},
@@ -67,7 +70,10 @@ pub(super) fn constant(source: &str, trigger: &ObjectName, extensions: &BTreeMap
 pub(in crate::delivery) fn members(extensions: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     for (name, value) in extensions {
-        let _ = write!(text, ",{}:{}", json(name), json(value));
+        text.push(',');
+        push_json(&mut text, name);
+        text.push(':');
+        push_json(&mut text, value);
     }
     text
 }
@@ -85,7 +91,10 @@ impl<'a> Attributes<'a> {
     fn new(target: &Target, item: &Item<'a>, noted: &Noted<'_>) -> Result<Self, NotARow> {
         let Item { event, capture, keys, .. } = *item;
         let TableName { schema, name } = &capture.table;
-        let mut subject = format!("{}.{}", segment(schema.as_str()), segment(name.as_str()));
+        let mut subject = String::with_capacity(64);
+        subject.extend(utf8_percent_encode(schema.as_str(), SEGMENT));
+        subject.push('.');
+        subject.extend(utf8_percent_encode(name.as_str(), SEGMENT));
         let mut add = |key: &str| {
             subject.push('/');
             subject.push_str(key);
@@ -111,11 +120,16 @@ pub(super) fn binary(target: &Target, item: &Item<'_>) -> Result<Written, NotARo
     let (event, noted) = (item.event, Noted::of(item.event)?);
     let Attributes { kind, subject, partition_key, traceparent } = Attributes::new(target, item, &noted)?;
     let mut headers = target.headers.clone();
-    headers.insert(ID, plain(&target.id(event).to_string()));
+    let piece = |push: &dyn Fn(&mut String)| {
+        let mut text = String::with_capacity(64);
+        push(&mut text);
+        plain(&text)
+    };
+    headers.insert(ID, piece(&|text| target.push_id(text, event)));
     headers.insert(TYPE, HeaderValue::from_static(kind));
     headers.insert(SUBJECT, attribute(&subject));
-    headers.insert(TIME, plain(&format!("{:.6}", event.at)));
-    headers.insert(SEQUENCE, plain(&format!("{:020}", event.id)));
+    headers.insert(TIME, piece(&|text| push_time(text, event.at)));
+    headers.insert(SEQUENCE, piece(&|text| push_sequence(text, event.id)));
     if let Some(key) = partition_key {
         headers.insert(PARTITIONKEY, attribute(key));
     }
@@ -151,7 +165,8 @@ pub(super) fn batch(target: &Target, items: &[Item<'_>]) -> Result<Written, NotA
     for item in items {
         body.push(if body.is_empty() { '[' } else { ',' });
         object(&mut body, target, item, &Noted::of(item.event)?)?;
-        let _ = writeln!(ids, "{}", target.id(item.event));
+        target.push_id(&mut ids, item.event);
+        ids.push('\n');
     }
     body.push(']');
     let mut id = ids.lines().next().unwrap_or_default().to_owned();
@@ -173,22 +188,32 @@ pub(in crate::delivery) fn length(event: &Event) -> usize {
 /// Adds the event in CloudEvents' JSON format.
 fn object(text: &mut String, target: &Target, item: &Item<'_>, noted: &Noted<'_>) -> Result<(), NotARow> {
     let Attributes { kind, subject, partition_key, traceparent } = Attributes::new(target, item, noted)?;
-    let Event { id: sequence, at, .. } = item.event;
-    let (id, trigger) = (target.id(item.event), target.trigger.to_string());
-    let (source, trigger, subject) = (json(&target.source), json(&trigger), json(&subject));
-    let _ = write!(
-        text,
-        r#"{{"specversion":"1.0","id":"{id}","source":{source},"type":"{kind}","subject":{subject},"time":"{at:.6}","sequence":"{sequence:020}","eventtrigger":{trigger}"#
-    );
+    let event = item.event;
+    text.push_str(r#"{"specversion":"1.0","id":""#);
+    target.push_id(text, event);
+    text.push_str(r#"","source":"#);
+    text.push_str(&target.source);
+    text.push_str(r#","type":""#);
+    text.push_str(kind);
+    text.push_str(r#"","subject":"#);
+    push_json(text, &subject);
+    text.push_str(r#","time":""#);
+    push_time(text, event.at);
+    text.push_str(r#"","sequence":""#);
+    push_sequence(text, event.id);
+    text.push_str(r#"","eventtrigger":"#);
+    text.push_str(&target.eventtrigger);
     if let Some(key) = partition_key {
-        let _ = write!(text, r#","partitionkey":{}"#, json(key));
+        text.push_str(r#","partitionkey":"#);
+        push_json(text, key);
     }
     if let Some(trace) = traceparent.as_ref().and_then(|trace| trace.to_str().ok()) {
-        let _ = write!(text, r#","traceparent":"{trace}""#);
+        text.push_str(r#","traceparent":"#);
+        push_json(text, trace);
     }
     text.push_str(&target.extensions);
     text.push_str(r#","datacontenttype":"application/json","data":"#);
-    data(text, target, item.event, noted, &item.capture.table)?;
+    data(text, target, event, noted, &item.capture.table)?;
     text.push('}');
     Ok(())
 }
@@ -203,24 +228,33 @@ fn data(
 ) -> Result<(), NotARow> {
     let columns = &target.columns;
     let (old, new) = (shown(event.old.as_deref(), columns)?, shown(event.new.as_deref(), columns)?);
-    let (schema, name) = (json(table.schema.as_str()), json(table.name.as_str()));
-    let Event { operation, txid, .. } = event;
-    let _ = write!(
-        text,
-        r#"{{"op":"{operation}","table":{{"schema":{schema},"name":{name}}},"old":{old},"new":{new},"txid":"{txid}""#
-    );
+    text.push_str(r#"{"op":""#);
+    text.push_str(event.operation.name());
+    text.push_str(r#"","table":{"schema":"#);
+    push_json(text, table.schema.as_str());
+    text.push_str(r#","name":"#);
+    push_json(text, table.name.as_str());
+    text.push_str(r#"},"old":"#);
+    text.push_str(&old);
+    text.push_str(r#","new":"#);
+    text.push_str(&new);
+    text.push_str(r#","txid":""#);
+    push_number(text, event.txid);
+    text.push('"');
     if let Some(actor) = noted.actor(&target.context) {
-        let _ = write!(text, r#","actor":{actor}"#);
+        text.push_str(r#","actor":"#);
+        text.push_str(&actor);
     }
     if let Some(omitted) = noted.omitted(|column| shows(columns, column)) {
-        let _ = write!(text, r#","omitted":{omitted}"#);
+        text.push_str(r#","omitted":"#);
+        text.push_str(&omitted);
     }
     text.push('}');
     Ok(())
 }
 
 pub(super) fn attribute(text: &str) -> HeaderValue {
-    plain(&utf8_percent_encode(text, ATTRIBUTE).to_string())
+    plain(&Cow::from(utf8_percent_encode(text, ATTRIBUTE)))
 }
 
 #[cfg(test)]

@@ -2,11 +2,9 @@
 
 pub(crate) mod cloudevents;
 mod hasura;
+mod text;
 
-use std::{
-    borrow::Cow,
-    fmt::{self, Display as _},
-};
+use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -14,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
+use self::text::{push_json, push_number};
 use super::{
     lanes::Keys,
     row::{NotARow, Row},
@@ -129,13 +128,17 @@ impl Target {
             Format::CloudEvents(Mode::Batch(_)) => return cloudevents::batch(self, items),
             Format::Hasura { trigger } => hasura::event(self, trigger.as_deref(), first)?,
         };
-        written.headers.insert(signing::ID, plain(&self.id(first.event).to_string()));
+        let mut id = String::with_capacity(64);
+        self.push_id(&mut id, first.event);
+        written.headers.insert(signing::ID, plain(&id));
         Ok(written)
     }
 
     /// An event's name for ever.
-    fn id(&self, event: &Event) -> impl fmt::Display {
-        fmt::from_fn(move |f| write!(f, "{}-{}", self.log_id, event.id))
+    fn push_id(&self, text: &mut String, event: &Event) {
+        text.push_str(&self.log_id);
+        text.push('-');
+        push_number(text, event.id);
     }
 }
 
@@ -173,12 +176,22 @@ pub(super) fn keys(event: &Event, capture: &Capture, ordering: &Ordering) -> Res
     if columns.is_empty() {
         return Ok(Keys::None);
     }
-    let key = |row: &Option<String>| row.as_ref().map(|row| key(row, columns)).transpose();
-    Ok(Keys::of(key(&event.old)?, key(&event.new)?))
+    let (old, new) = (event.old.as_deref(), event.new.as_deref());
+    let row = new.map(Row::parse).transpose()?;
+    if let (Some(old), Some(row)) = (old, &row)
+        && row.begins_as(old, columns)
+    {
+        return Ok(Keys::One(row_key(row, columns)));
+    }
+    let old = old.map(|old| key(old, columns)).transpose()?;
+    Ok(Keys::of(old, row.map(|row| row_key(&row, columns))))
 }
 
 fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
-    let row = Row::parse(row)?;
+    Ok(row_key(&Row::parse(row)?, columns))
+}
+
+fn row_key(row: &Row<'_>, columns: &[Ident]) -> String {
     let mut key = String::new();
     for (place, column) in columns.iter().enumerate() {
         if place > 0 {
@@ -186,7 +199,7 @@ fn key(row: &str, columns: &[Ident]) -> Result<String, NotARow> {
         }
         key.extend(utf8_percent_encode(&row.text(column.as_str()), SEGMENT));
     }
-    Ok(key)
+    key
 }
 
 /// A row as a trigger shows it, as JSON. It stands there as the log has it, byte for byte; only columns that are not wanted are
@@ -213,10 +226,10 @@ fn segment(text: &str) -> Cow<'_, str> {
 }
 
 /// A text as JSON has it.
-fn json(text: &str) -> impl fmt::Display {
-    // Nearly every name and key.
-    let plain = text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
-    fmt::from_fn(move |f| if plain { write!(f, "\"{text}\"") } else { serde_json::Value::from(text).fmt(f) })
+pub(super) fn json(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    push_json(&mut json, text);
+    json
 }
 
 /// A header of text that is visible ASCII by nature.
@@ -250,7 +263,7 @@ mod tests {
             at: Timestamp::from_microsecond(1_767_225_600_000_120).unwrap(),
             capture: 1,
             operation,
-            matched: Bits::new(1, vec![0x80]),
+            matched: Bits::new(1, &[0x80]),
             old: old.map(str::to_owned),
             new: new.map(str::to_owned),
             context: None,

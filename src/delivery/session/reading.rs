@@ -121,13 +121,16 @@ impl Session<'_> {
         pass.begin(to.clone());
         self.reserved += most.bytes;
         let (worker, captures) = (self.worker.clone(), self.captures.clone());
-        self.io.push(
-            async move {
-                let read = read(&worker, &captures, (&start.from, &to), start.after, most, without);
-                Io::Page(id, read.await)
-            }
-            .boxed(),
-        );
+        let mut page = async move {
+            let read = read(&worker, &captures, (&start.from, &to), start.after, most, without);
+            Io::Page(id, read.await)
+        }
+        .boxed();
+        // Begun here, its statement goes out before whoever is woken after this has his turn.
+        match (&mut page).now_or_never() {
+            Some(page) => self.io.push(std::future::ready(page).boxed()),
+            None => self.io.push(page),
+        }
     }
 
     /// Gives each member of a pass its part of a page.
@@ -159,6 +162,7 @@ impl Session<'_> {
                 }
             }
         }
+        let mut handed = Vec::new();
         for id in pass.members() {
             let Some(member) = self.members.get_mut(id) else { continue };
             let part = parts.remove(id).unwrap_or_default();
@@ -175,12 +179,16 @@ impl Session<'_> {
                 receipts.into_iter().zip(part).map(|(receipt, (event, capture))| Item { receipt, event, capture });
             let items: Vec<_> = items.collect();
             if !items.is_empty() {
-                // A courier ends before its session only by a panic, which ends the session too.
-                let _ = orders.send(Order::Deliver(items));
+                handed.push((orders.clone(), items));
             }
         }
         pass.end(ends);
+        // The next page is asked for before anybody begins with this one: the server works while couriers do.
         self.advance(id);
+        for (orders, items) in handed {
+            // A courier ends before its session only by a panic, which ends the session too.
+            let _ = orders.send(Order::Deliver(items));
+        }
     }
 
     /// Lets reading go on behind requests that hang: after a while their events are parked.

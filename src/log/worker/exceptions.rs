@@ -353,7 +353,7 @@ pub(super) fn parked(row: &Row, meets: Option<Xid8>) -> Result<Parked, WorkerErr
                 .map_err(|error| corrupt("a time", error.to_string()))?,
             capture: row.get(5),
             operation: Operation::from_code(code).ok_or_else(|| corrupt("an operation", code.to_string()))?,
-            matched: Bits::new(0, Vec::new()),
+            matched: Bits::new(0, &[]),
             old: row.get(7),
             new: row.get(8),
             context: row.get(9),

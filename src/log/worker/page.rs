@@ -3,20 +3,19 @@
 //! Rows come with their short values. Long ones, of which it is not known before they are unpacked how long they are, are
 //! left where they are; then as many of them are fetched as there is room for, by a sum that the server forms.
 
-use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::{
     WorkerError,
-    wire::{Json, VarBit, Xid8},
+    wire::{Json, Moment, Tid, VarBit, Xid8},
 };
 use crate::log::{Event, Operation, Weight, snapshot::Txid};
 
 /// What is read of an event, in the order of [`found`]. In place of long values stands where they are, and how many bytes
 /// the server stores of them.
-pub(super) const COLUMNS: &str = "id, txid, at, capture, op, matched, CASE WHEN short THEN old END, \
-    CASE WHEN short THEN new END, CASE WHEN short THEN context END, \
-    CASE WHEN NOT short THEN concat_ws(' ', segment, ctid, stored) END";
+pub(super) const COLUMNS: &str = "id, txid, at, capture, op, matched, CASE WHEN long IS NULL THEN old END, \
+    CASE WHEN long IS NULL THEN new END, CASE WHEN long IS NULL THEN context END, \
+    CASE WHEN long IS NOT NULL THEN concat_ws(' ', segment, ctid, long) END";
 /// The columns that may be long.
 const VALUES: [&str; 3] = ["old", "new", "context"];
 /// Values of a row up to so many bytes are short, unless they are compressed. A page of such rows is within its bound.
@@ -56,7 +55,7 @@ pub(super) struct Found {
 /// Where an event's values are.
 pub(super) struct Far {
     pub(super) segment: i32,
-    pub(super) ctid: String,
+    pub(super) ctid: Tid,
     /// In bytes; it may be less than they have.
     stored: u64,
 }
@@ -86,17 +85,20 @@ pub(super) fn fitting(found: &[Found], bytes: u64) -> usize {
     fit.count().max(1)
 }
 
-/// A segment's rows with what [`COLUMNS`] needs. Nothing is unpacked for it.
-pub(super) fn measured(segment: i32) -> String {
+/// A segment's rows of which `condition` is true, with what [`COLUMNS`] needs. Nothing is unpacked for it.
+pub(super) fn measured(segment: i32, condition: &str) -> String {
     let stored = VALUES.map(|value| format!("coalesce(pg_column_size({value}), 0)")).join(" + ");
     let packed = VALUES.map(|value| format!("pg_column_compression({value})")).join(", ");
+    let columns = VALUES.join(", ");
+    // OFFSET 0 keeps the planner from measuring anew wherever `long` is mentioned.
     format!(
-        "SELECT *, stored <= {SHORT} AND packed IS NULL AS short
-         FROM (SELECT *, {segment} AS segment, ctid, {stored} AS stored, coalesce({packed}) AS packed FROM event_{segment}) AS e"
+        "SELECT id, txid, at, capture, op, matched, {columns}, {segment} AS segment, ctid,
+             CASE WHEN {stored} > {SHORT} OR coalesce({packed}) IS NOT NULL THEN {stored} END AS long
+         FROM event_{segment} WHERE {condition} OFFSET 0"
     )
 }
 
-/// The values of rows of a segment, in order of id (an array: $1 their places): so many as have $2 bytes together, the first also
+/// The values of rows of a segment, in order of id ($1: their places): so many as have $2 bytes together, the first also
 /// if it has more and $3. What is not compressed is measured without being read.
 pub(super) fn long(segment: i32) -> String {
     let bytes = VALUES.map(|value| {
@@ -108,7 +110,7 @@ pub(super) fn long(segment: i32) -> String {
     format!(
         "SELECT id, {values} FROM (
              SELECT id, {values}, sum(bytes) OVER so_far AS upto, row_number() OVER so_far AS place
-             FROM (SELECT id, {values}, {bytes} AS bytes FROM event_{segment} WHERE ctid = ANY ($1::text[]::tid[])) AS e
+             FROM (SELECT id, {values}, {bytes} AS bytes FROM event_{segment} WHERE ctid = ANY ($1)) AS e
              WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
          ) AS w WHERE upto <= $2::int8 OR place = 1 AND $3::boolean ORDER BY id"
     )
@@ -123,7 +125,7 @@ pub(super) fn found(row: &Row, base: Txid) -> Result<Found, WorkerError> {
     let far = |text: &str| {
         let mut words = text.split(' ');
         let segment = words.next()?.parse().ok()?;
-        Some(Far { segment, ctid: words.next()?.to_owned(), stored: words.next()?.parse().ok()? })
+        Some(Far { segment, ctid: words.next()?.parse().ok()?, stored: words.next()?.parse().ok()? })
     };
     let far = match row.get::<_, Option<&str>>(9) {
         None => None,
@@ -133,8 +135,7 @@ pub(super) fn found(row: &Row, base: Txid) -> Result<Found, WorkerError> {
         id: row.get(0),
         txid,
         place: base + txid,
-        at: Timestamp::try_from(row.get::<_, std::time::SystemTime>(2))
-            .map_err(|error| corrupt("a time", error.to_string()))?,
+        at: row.try_get::<_, Moment>(2).map_err(|error| corrupt("a time", error.to_string()))?.0,
         capture: row.get(3),
         operation: Operation::from_code(code).ok_or_else(|| corrupt("an operation", code.to_string()))?,
         matched: row.get::<_, VarBit>(5).0,

@@ -10,13 +10,13 @@ use std::{
 };
 
 use futures::TryStreamExt as _;
-use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage, Statement, types::ToSql};
+use tokio_postgres::{Client, Row, RowStream, Statement, types::ToSql};
 
 use super::{
     WorkerError,
     page::{self, COLUMNS, Found, Most, Page},
     segments::{Ids, Part, Segment, Segments},
-    wire::{PgSnapshot, Xid8},
+    wire::{PgSnapshot, Tid, Xid8},
 };
 use crate::{
     log::{ConnectConfig, Event, Snapshot, event::Scale, snapshot::Txid},
@@ -29,6 +29,8 @@ const LISTS: usize = 8;
 const PREPARED: usize = 64;
 /// Places that are looked at for a page, at least.
 const FEWEST: usize = 8;
+/// Places that are taken from a list at a time: of a few pages, for they are small.
+const FETCHED: usize = 2000;
 
 /// Settings of a connection that reads. No plan but an index scan is ever right, however few rows the planner believes
 /// there are, and compiling it would cost more than running it.
@@ -62,6 +64,8 @@ struct Lists {
 #[derive(Debug)]
 struct List {
     name: String,
+    /// Takes [`FETCHED`] places from it.
+    fetch: Statement,
     from: Snapshot,
     to: Snapshot,
     /// The last event that was handed out.
@@ -77,11 +81,11 @@ struct List {
 }
 
 /// An event's place: the row that holds it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
     id: i64,
     segment: i32,
-    ctid: String,
+    ctid: Tid,
 }
 
 impl Reader {
@@ -176,8 +180,11 @@ impl Reader {
                 return Ok(Page { passed: all > 0, ends: events.len() == all, events });
             }
         }
-        let (list, places) = self.places(&part, (from, to), after, most.events, without).await?;
-        let found = self.fetch(client, &part, &places).await?;
+        let (mut list, places) = self.places(&part, (from, to), after, most.events, without).await?;
+        let ahead = async {
+            if list.open && list.ahead.len() < most.events { self.look_ahead(&mut list).await } else { Ok(()) }
+        };
+        let (found, ()) = tokio::try_join!(self.fetch(client, &part, &places), ahead)?;
         let events = self.fill(client, &part, found, most.bytes).await?;
         let ends = self.give_back(list, places, events.len()).await?;
         Ok(Page { events, passed: true, ends })
@@ -195,10 +202,11 @@ impl Reader {
         let mut union = String::new();
         for (number, ids) in &part.segments {
             let or = if union.is_empty() { "" } else { " UNION ALL " };
-            let select = format!("{} WHERE{}", page::measured(*number), only(*ids));
-            let _ = write!(union, "{or}{select} txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)");
+            let select = |condition| page::measured(*number, &format!("{}{condition}", only(*ids)));
+            let seen = select("txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)");
+            let _ = write!(union, "{or}({seen})");
             if late {
-                let _ = write!(union, " UNION ALL {select} txid = ANY ($5)");
+                let _ = write!(union, " UNION ALL ({})", select("txid = ANY ($5)"));
             }
         }
         let sql = format!("SELECT {COLUMNS} FROM ({union} LIMIT $1) AS w ORDER BY id");
@@ -250,20 +258,20 @@ impl Reader {
             None => lists.list(part, (from, to), after, without).await?,
         };
         let wanted = limit.min(list.worth);
-        if list.open && list.ahead.len() < wanted {
-            let missing = wanted - list.ahead.len();
-            let fetch = format!("FETCH FORWARD {missing} FROM {}", list.name);
-            let places = lists.client.simple_query(&fetch).await.map_err(reading)?;
-            let places = places.iter().filter_map(place).collect::<Result<Vec<_>, _>>()?;
-            if places.len() < missing {
-                lists.close(&list).await?;
-                list.open = false;
-            }
-            list.ahead.extend(places);
+        while list.open && list.ahead.len() < wanted {
+            lists.look_ahead(&mut list).await?;
         }
         let rest = list.ahead.split_off(wanted.min(list.ahead.len()));
         let places = std::mem::replace(&mut list.ahead, rest);
         Ok((list, places))
+    }
+
+    /// Takes further places from a list while something else is done.
+    async fn look_ahead(&self, list: &mut List) -> Result<(), WorkerError> {
+        match self.lists.lock().await.as_mut() {
+            Some(lists) => lists.look_ahead(list).await,
+            None => Ok(()),
+        }
     }
 
     /// Keeps a list of which the first so many of `places` were handed out; whether nothing is left of it.
@@ -284,29 +292,31 @@ impl Reader {
         Ok(false)
     }
 
-    /// The events at `places`, in that order.
+    /// The events at `places`, which are in order of id.
     async fn fetch(&self, client: &Client, part: &Part, places: &VecDeque<Place>) -> Result<Vec<Found>, WorkerError> {
-        let mut found = HashMap::with_capacity(places.len());
+        let mut found = Vec::with_capacity(places.len());
         for (number, _) in &part.segments {
-            let here: Vec<&str> =
-                places.iter().filter(|place| place.segment == *number).map(|place| place.ctid.as_str()).collect();
+            let here: Vec<Tid> =
+                places.iter().filter(|place| place.segment == *number).map(|place| place.ctid).collect();
             if here.is_empty() {
                 continue;
             }
-            let sql = format!(
-                "SELECT {COLUMNS} FROM ({} WHERE ctid = ANY ($1::text[]::tid[])) AS w",
-                page::measured(*number)
-            );
+            let sql = format!("SELECT {COLUMNS} FROM ({}) AS w", page::measured(*number, "ctid = ANY ($1)"));
             let statement = self.prepare(client, sql).await?;
             let rows = client.query_raw(&statement, [&here]).await.map_err(reading)?;
             each(rows, |row| {
-                let one = page::found(row, part.base)?;
-                found.insert(one.event.id, one);
+                found.push(page::found(row, part.base)?);
                 Ok(())
             })
             .await?;
         }
-        places.iter().map(|Place { id, .. }| found.remove(id).ok_or_else(|| missing(*id))).collect()
+        // They come in the order of their places, which is nearly that of their ids.
+        found.sort_by_key(|one| one.event.id);
+        let ids = found.iter().map(|one| Some(one.event.id)).chain(std::iter::repeat(None));
+        match places.iter().zip(ids).find(|(place, id)| Some(place.id) != *id) {
+            Some((place, _)) => Err(missing(place.id)),
+            None => Ok(found),
+        }
     }
 
     /// The first of `found`, at least one, of `bytes` together, with their long values.
@@ -333,7 +343,7 @@ impl Reader {
             if far.is_empty() {
                 continue;
             }
-            let ctids: Vec<&str> = far.values().filter_map(|one| Some(one.far.as_ref()?.ctid.as_str())).collect();
+            let ctids: Vec<Tid> = far.values().filter_map(|one| Some(one.far.as_ref()?.ctid)).collect();
             let statement = self.prepare(client, page::long(segment)).await?;
             let (limit, alone) = (i64::try_from(room).unwrap_or(i64::MAX), first == Some(segment));
             let parameters: [&(dyn ToSql + Sync); 3] = [&ctids, &limit, &alone];
@@ -390,8 +400,26 @@ impl Lists {
         let declare = format!("DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR {}", listing(part, after, without));
         tracing::debug!(%from, %to, after, without = without.len(), "listing a long window");
         self.client.batch_execute(&declare).await.map_err(reading)?;
+        let fetch = format!("FETCH FORWARD {FETCHED} FROM {name}");
+        let fetch = self.client.prepare(&fetch).await.map_err(reading)?;
         let (from, to, without) = (from.clone(), to.clone(), without.clone());
-        Ok(List { name, from, to, after, ahead: VecDeque::new(), open: true, worth: usize::MAX, without })
+        Ok(List { name, fetch, from, to, after, ahead: VecDeque::new(), open: true, worth: usize::MAX, without })
+    }
+
+    async fn look_ahead(&mut self, list: &mut List) -> Result<(), WorkerError> {
+        let parameters: [&(dyn ToSql + Sync); 0] = [];
+        let rows = self.client.query_raw(&list.fetch, parameters).await.map_err(reading)?;
+        let before = list.ahead.len();
+        each(rows, |row| {
+            list.ahead.push_back(Place { id: row.get(0), segment: row.get(1), ctid: row.get(2) });
+            Ok(())
+        })
+        .await?;
+        if list.ahead.len() - before < FETCHED {
+            self.close(list).await?;
+            list.open = false;
+        }
+        Ok(())
     }
 
     async fn close(&mut self, list: &List) -> Result<(), WorkerError> {
@@ -440,20 +468,6 @@ fn only(ids: Ids) -> String {
 
 fn reading(source: tokio_postgres::Error) -> WorkerError {
     WorkerError::Sql { doing: "read events", source }
-}
-
-fn place(message: &SimpleQueryMessage) -> Option<Result<Place, WorkerError>> {
-    let SimpleQueryMessage::Row(row) = message else { return None };
-    let wrong = || WorkerError::Corrupt { what: "an event's place", why: "it is not a number".to_owned() };
-    let number = |at: usize| row.get(at).ok_or_else(wrong);
-    let place = || {
-        Ok(Place {
-            id: number(0)?.parse().map_err(|_| wrong())?,
-            segment: number(1)?.parse().map_err(|_| wrong())?,
-            ctid: number(2)?.to_owned(),
-        })
-    };
-    Some(place())
 }
 
 async fn each(rows: RowStream, mut take: impl FnMut(&Row) -> Result<(), WorkerError>) -> Result<(), WorkerError> {

@@ -1,5 +1,8 @@
 //! PostgreSQL's binary forms of the types that the log's tables have and the driver does not know.
 
+use std::str::FromStr;
+
+use jiff::Timestamp;
 use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, private::BytesMut, to_sql_checked};
 
 use crate::log::{
@@ -56,13 +59,30 @@ impl ToSql for PgSnapshot<'_> {
     to_sql_checked!();
 }
 
+/// `timestamptz`: microseconds since 2000 in eight bytes.
+#[derive(Debug)]
+pub(super) struct Moment(pub(super) Timestamp);
+
+impl FromSql<'_> for Moment {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
+        let since_2000 = i64::from_be_bytes(raw.try_into()?);
+        // The ends of the type stand for infinity.
+        let since_1970 = since_2000.checked_add(946_684_800_000_000).ok_or("infinity")?;
+        Ok(Self(Timestamp::from_microsecond(since_1970)?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+}
+
 /// `varbit`: the number of bits in four bytes, then the bits.
 pub(super) struct VarBit(pub(super) Bits);
 
 impl FromSql<'_> for VarBit {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
         let (length, bits) = raw.split_first_chunk::<4>().ok_or("varbit without a length")?;
-        Ok(Self(Bits::new(usize::try_from(i32::from_be_bytes(*length))?, bits.to_vec())))
+        Ok(Self(Bits::new(usize::try_from(i32::from_be_bytes(*length))?, bits)))
     }
 
     fn accepts(ty: &Type) -> bool {
@@ -76,10 +96,55 @@ pub(super) struct Json(pub(super) String);
 
 impl FromSql<'_> for Json {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
-        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+        // The strict way is the faster one.
+        let lossy = |_| String::from_utf8_lossy(raw).into_owned();
+        Ok(Self(str::from_utf8(raw).map(str::to_owned).unwrap_or_else(lossy)))
     }
 
     fn accepts(ty: &Type) -> bool {
         *ty == Type::JSON
+    }
+}
+
+/// `tid`: where a row is, its block in four bytes and its place there in two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Tid {
+    block: u32,
+    place: u16,
+}
+
+impl FromSql<'_> for Tid {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
+        let (block, place) = raw.split_first_chunk::<4>().ok_or("tid without a block")?;
+        Ok(Self { block: u32::from_be_bytes(*block), place: u16::from_be_bytes(place.try_into()?) })
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TID
+    }
+}
+
+impl ToSql for Tid {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Boxed> {
+        out.extend_from_slice(&self.block.to_be_bytes());
+        out.extend_from_slice(&self.place.to_be_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <Self as FromSql>::accepts(ty)
+    }
+
+    to_sql_checked!();
+}
+
+impl FromStr for Tid {
+    type Err = Boxed;
+
+    /// As PostgreSQL writes it: `(block,place)`.
+    fn from_str(text: &str) -> Result<Self, Boxed> {
+        let numbers = text.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')?.split_once(','));
+        let (block, place) = numbers.ok_or("not a tid")?;
+        Ok(Self { block: block.parse()?, place: place.parse()? })
     }
 }
