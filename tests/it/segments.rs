@@ -118,6 +118,36 @@ async fn a_long_window_is_paged_in_order_and_may_be_entered_anywhere() {
 }
 
 #[tokio::test]
+async fn a_page_that_was_asked_for_ahead_of_time_is_left_where_larger_events_or_a_smaller_page_come_between() {
+    let (database, _admin, worker, _) = with_worker().await;
+    let start = worker.pulse().await.unwrap().now;
+    // Of the large ones a page has some 200.
+    database
+        .run(
+            "INSERT INTO orders SELECT n, CASE WHEN n BETWEEN 1701 AND 2300 THEN repeat('x', 20000) END
+             FROM generate_series(1, 4000) AS n",
+        )
+        .await;
+    let end = worker.pulse().await.unwrap().now;
+    let (mut seen, mut pages) = (Vec::new(), Vec::new());
+    loop {
+        let after = seen.last().copied().unwrap_or(0);
+        let most = if pages.len() == 9 { Most { events: 10, ..Most::PAGE } } else { Most::PAGE };
+        let page = worker.page(&start, &end, after, most, &Arc::default()).await.unwrap();
+        seen.extend(ids(&page.events));
+        let rows = page.events.iter().filter_map(|event| event.new.as_ref());
+        let bytes: usize = rows.map(String::len).sum();
+        assert!(page.events.len() <= most.events && bytes <= 4 << 20, "{} events, {bytes} bytes", page.events.len());
+        pages.push(page.events.len());
+        if page.ends {
+            break;
+        }
+    }
+    assert_eq!(seen, (1..=4000).collect::<Vec<_>>(), "{pages:?}");
+    assert!(pages[3] > 200 && pages[3] < 500, "the first page with large ones was cut: {pages:?}");
+}
+
+#[tokio::test]
 async fn captures_that_a_reader_does_not_need_are_left_out_of_its_pages() {
     let (database, admin, worker, _) = with_worker().await;
     database.run("CREATE TABLE returns (id int PRIMARY KEY)").await;

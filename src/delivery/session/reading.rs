@@ -127,10 +127,11 @@ impl Session<'_> {
         }
         .boxed();
         // Begun here, its statement goes out before whoever is woken after this has his turn.
-        match (&mut page).now_or_never() {
-            Some(page) => self.io.push(std::future::ready(page).boxed()),
-            None => self.io.push(page),
-        }
+        let page = match (&mut page).now_or_never() {
+            Some(read) => std::future::ready(read).boxed(),
+            None => page,
+        };
+        self.io.push(page);
     }
 
     /// Gives each member of a pass its part of a page.

@@ -2,6 +2,7 @@
 
 mod exceptions;
 mod forwards;
+mod lists;
 mod page;
 mod pools;
 mod reader;
@@ -127,7 +128,7 @@ pub enum WorkerError {
 /// to read, a third when there are failures to write.
 #[derive(Debug)]
 pub struct Worker {
-    client: Client,
+    client: Arc<Client>,
     /// For what failed; opened when something does.
     aside: tokio::sync::Mutex<Option<Client>>,
     config: ConnectConfig,
@@ -167,7 +168,7 @@ impl Worker {
         owner: &str,
         only: Option<&ObjectName>,
     ) -> Result<Self, WorkerError> {
-        let client = config.connect("eventtrigger deliver").await?;
+        let client = Arc::new(config.connect("eventtrigger deliver").await?);
         let failed = |source| WorkerError::Sql { doing: "prepare the worker's statements", source };
         let settings = format!("{}; SET statement_timeout = '60s'", reader::settings(schema));
         client.batch_execute(&settings).await.map_err(failed)?;

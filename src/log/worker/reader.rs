@@ -4,16 +4,18 @@
 //! A page is bounded in bytes, too: values that are long come apart from their rows, and only as far as there is room.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
+use tokio::sync::{MappedMutexGuard, MutexGuard};
 use tokio_postgres::{Client, Row, RowStream, Statement, types::ToSql};
 
 use super::{
     WorkerError,
+    lists::{Coming, List, Lists, Window},
     page::{self, COLUMNS, Found, Most, Page},
     segments::{Ids, Part, Segment, Segments},
     wire::{PgSnapshot, Tid, Xid8},
@@ -23,14 +25,8 @@ use crate::{
     name::Ident,
 };
 
-/// Lists kept at a time. Each is a sorted file on the server; more than one is for triggers that lag apart.
-const LISTS: usize = 8;
 /// Statements kept prepared: a few for each set of segments.
 const PREPARED: usize = 64;
-/// Places that are looked at for a page, at least.
-const FEWEST: usize = 8;
-/// Places that are taken from a list at a time: of a few pages, for they are small.
-const FETCHED: usize = 2000;
 
 /// Settings of a connection that reads. No plan but an index scan is ever right, however few rows the planner believes
 /// there are, and compiling it would cost more than running it.
@@ -47,45 +43,8 @@ pub(super) struct Reader {
     schema: Ident,
     segments: Mutex<Arc<Segments>>,
     prepared: Mutex<HashMap<String, Statement>>,
-    /// Lists are made on a connection of their own: that takes time, and the lease must be renewed meanwhile.
     lists: tokio::sync::Mutex<Option<Lists>>,
     scale: Scale,
-}
-
-#[derive(Debug)]
-struct Lists {
-    client: Client,
-    /// Most recently used last.
-    open: VecDeque<List>,
-    number: u64,
-}
-
-/// A cursor `WITH HOLD` over the places of a window's events.
-#[derive(Debug)]
-struct List {
-    name: String,
-    /// Takes [`FETCHED`] places from it.
-    fetch: Statement,
-    from: Snapshot,
-    to: Snapshot,
-    /// The last event that was handed out.
-    after: i64,
-    /// Taken from it, and not handed out.
-    ahead: VecDeque<Place>,
-    /// Whether there is more on the server.
-    open: bool,
-    /// How many are worth looking at: of large events a page has few.
-    worth: usize,
-    /// Captures whose events are not in it.
-    without: Arc<BTreeSet<i32>>,
-}
-
-/// An event's place: the row that holds it.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    id: i64,
-    segment: i32,
-    ctid: Tid,
 }
 
 impl Reader {
@@ -160,7 +119,7 @@ impl Reader {
     /// See [`super::Worker::page`].
     pub(super) async fn page(
         &self,
-        client: &Client,
+        client: &Arc<Client>,
         from: &Snapshot,
         to: &Snapshot,
         after: i64,
@@ -180,14 +139,66 @@ impl Reader {
                 return Ok(Page { passed: all > 0, ends: events.len() == all, events });
             }
         }
-        let (mut list, places) = self.places(&part, (from, to), after, most.events, without).await?;
-        let ahead = async {
-            if list.open && list.ahead.len() < most.events { self.look_ahead(&mut list).await } else { Ok(()) }
+        let window = Window { from: from.clone(), to: to.clone(), without: without.clone() };
+        let mut list = self.lists().await?.list(&part, window, after).await?;
+        let coming = match list.coming() {
+            Some(coming) => coming,
+            None => self.next(client, &part, &mut list, most.events).await?,
         };
-        let (found, ()) = tokio::try_join!(self.fetch(client, &part, &places), ahead)?;
+        // While memory is scarce, nothing is read that nobody has weighed.
+        let ahead = async {
+            if most.bytes >= Most::PAGE.bytes && list.may_ask(most.events) {
+                let next = self.next(client, &part, &mut list, most.events).await?;
+                if !next.places.is_empty() {
+                    list.ask(next);
+                }
+            }
+            Ok(())
+        };
+        let (mut found, ()) = tokio::try_join!(coming.found, ahead)?;
+        // It may have been asked for when more was wanted.
+        found.truncate(most.events);
         let events = self.fill(client, &part, found, most.bytes).await?;
-        let ends = self.give_back(list, places, events.len()).await?;
+        let ends = list.handed(coming.places, events.len(), events.iter().map(Event::bytes).sum());
+        if !ends {
+            self.lists().await?.keep(list);
+        }
         Ok(Page { events, passed: true, ends })
+    }
+
+    /// The next page from a list, of at most so many events: it is asked for as soon as it is waited for.
+    async fn next(
+        &self,
+        client: &Arc<Client>,
+        part: &Part,
+        list: &mut List,
+        most: usize,
+    ) -> Result<Coming, WorkerError> {
+        let wanted = list.worth(most);
+        if list.lacks(wanted) {
+            self.lists().await?.look_ahead(list, wanted).await?;
+        }
+        let places = list.take(wanted);
+        let mut statements = Vec::new();
+        for (number, _) in &part.segments {
+            let here = places.iter().filter(|place| place.segment == *number).map(|place| place.ctid);
+            let here: Vec<Tid> = here.collect();
+            if !here.is_empty() {
+                let sql = format!("SELECT {COLUMNS} FROM ({}) AS w", page::measured(*number, "ctid = ANY ($1)"));
+                statements.push((self.prepare(client, sql).await?, here));
+            }
+        }
+        let ids = places.iter().map(|place| place.id).collect();
+        let found = fetch(client.clone(), statements, ids, part.base).boxed();
+        Ok(Coming { places, found })
+    }
+
+    async fn lists(&self) -> Result<MappedMutexGuard<'_, Lists>, WorkerError> {
+        let mut lists = self.lists.lock().await;
+        if lists.as_ref().is_none_or(Lists::is_closed) {
+            *lists = Some(Lists::connect(&self.config, &self.schema).await?);
+        }
+        Ok(MutexGuard::map(lists, |lists| lists.as_mut().expect("connected")))
     }
 
     /// Whether the window has events.
@@ -226,97 +237,6 @@ impl Reader {
         })
         .await?;
         Ok(found)
-    }
-
-    /// Places of the window's next events beyond `after`, at most `limit`, from its list; the list is made if there is none.
-    async fn places(
-        &self,
-        part: &Part,
-        (from, to): (&Snapshot, &Snapshot),
-        after: i64,
-        limit: usize,
-        without: &Arc<BTreeSet<i32>>,
-    ) -> Result<(List, VecDeque<Place>), WorkerError> {
-        let mut lists = self.lists.lock().await;
-        let lists = match lists.take() {
-            Some(known) if !known.client.is_closed() => lists.insert(known),
-            _ => {
-                let client = self.config.connect("eventtrigger deliver backlog").await?;
-                client
-                    .batch_execute(&format!("{}; SET work_mem = '32MB'", settings(&self.schema)))
-                    .await
-                    .map_err(reading)?;
-                lists.insert(Lists { client, open: VecDeque::new(), number: 0 })
-            }
-        };
-        let known = lists
-            .open
-            .iter()
-            .position(|list| list.after == after && list.from == *from && list.to == *to && list.without == *without);
-        let mut list = match known.and_then(|at| lists.open.remove(at)) {
-            Some(list) => list,
-            None => lists.list(part, (from, to), after, without).await?,
-        };
-        let wanted = limit.min(list.worth);
-        while list.open && list.ahead.len() < wanted {
-            lists.look_ahead(&mut list).await?;
-        }
-        let rest = list.ahead.split_off(wanted.min(list.ahead.len()));
-        let places = std::mem::replace(&mut list.ahead, rest);
-        Ok((list, places))
-    }
-
-    /// Takes further places from a list while something else is done.
-    async fn look_ahead(&self, list: &mut List) -> Result<(), WorkerError> {
-        match self.lists.lock().await.as_mut() {
-            Some(lists) => lists.look_ahead(list).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Keeps a list of which the first so many of `places` were handed out; whether nothing is left of it.
-    async fn give_back(&self, mut list: List, mut places: VecDeque<Place>, handed: usize) -> Result<bool, WorkerError> {
-        let rest = places.split_off(handed.min(places.len()));
-        let Some(taken) = places.back() else { return Ok(true) };
-        list.after = taken.id;
-        list.worth = if rest.is_empty() { list.worth.saturating_mul(2) } else { 2 * handed }.max(FEWEST);
-        for place in rest.into_iter().rev() {
-            list.ahead.push_front(place);
-        }
-        if list.ahead.is_empty() && !list.open {
-            return Ok(true);
-        }
-        if let Some(lists) = self.lists.lock().await.as_mut() {
-            lists.open.push_back(list);
-        }
-        Ok(false)
-    }
-
-    /// The events at `places`, which are in order of id.
-    async fn fetch(&self, client: &Client, part: &Part, places: &VecDeque<Place>) -> Result<Vec<Found>, WorkerError> {
-        let mut found = Vec::with_capacity(places.len());
-        for (number, _) in &part.segments {
-            let here: Vec<Tid> =
-                places.iter().filter(|place| place.segment == *number).map(|place| place.ctid).collect();
-            if here.is_empty() {
-                continue;
-            }
-            let sql = format!("SELECT {COLUMNS} FROM ({}) AS w", page::measured(*number, "ctid = ANY ($1)"));
-            let statement = self.prepare(client, sql).await?;
-            let rows = client.query_raw(&statement, [&here]).await.map_err(reading)?;
-            each(rows, |row| {
-                found.push(page::found(row, part.base)?);
-                Ok(())
-            })
-            .await?;
-        }
-        // They come in the order of their places, which is nearly that of their ids.
-        found.sort_by_key(|one| one.event.id);
-        let ids = found.iter().map(|one| Some(one.event.id)).chain(std::iter::repeat(None));
-        match places.iter().zip(ids).find(|(place, id)| Some(place.id) != *id) {
-            Some((place, _)) => Err(missing(place.id)),
-            None => Ok(found),
-        }
     }
 
     /// The first of `found`, at least one, of `bytes` together, with their long values.
@@ -380,85 +300,7 @@ impl Reader {
     }
 }
 
-impl Lists {
-    /// Makes a list of the window's events beyond `after`.
-    async fn list(
-        &mut self,
-        part: &Part,
-        (from, to): (&Snapshot, &Snapshot),
-        after: i64,
-        without: &Arc<BTreeSet<i32>>,
-    ) -> Result<List, WorkerError> {
-        while self.open.len() >= LISTS
-            && let Some(oldest) = self.open.pop_front()
-        {
-            self.close(&oldest).await?;
-        }
-        self.number += 1;
-        let name = format!("window_{}", self.number);
-        // The cursor outlives its transaction: no snapshot is held, only a file with some 30 bytes for each event.
-        let declare = format!("DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR {}", listing(part, after, without));
-        tracing::debug!(%from, %to, after, without = without.len(), "listing a long window");
-        self.client.batch_execute(&declare).await.map_err(reading)?;
-        let fetch = format!("FETCH FORWARD {FETCHED} FROM {name}");
-        let fetch = self.client.prepare(&fetch).await.map_err(reading)?;
-        let (from, to, without) = (from.clone(), to.clone(), without.clone());
-        Ok(List { name, fetch, from, to, after, ahead: VecDeque::new(), open: true, worth: usize::MAX, without })
-    }
-
-    async fn look_ahead(&mut self, list: &mut List) -> Result<(), WorkerError> {
-        let parameters: [&(dyn ToSql + Sync); 0] = [];
-        let rows = self.client.query_raw(&list.fetch, parameters).await.map_err(reading)?;
-        let before = list.ahead.len();
-        each(rows, |row| {
-            list.ahead.push_back(Place { id: row.get(0), segment: row.get(1), ctid: row.get(2) });
-            Ok(())
-        })
-        .await?;
-        if list.ahead.len() - before < FETCHED {
-            self.close(list).await?;
-            list.open = false;
-        }
-        Ok(())
-    }
-
-    async fn close(&mut self, list: &List) -> Result<(), WorkerError> {
-        if !list.open {
-            return Ok(());
-        }
-        self.client.batch_execute(&format!("CLOSE {}", list.name)).await.map_err(reading)
-    }
-}
-
-/// Everything in it is a number: `DECLARE` takes no parameters.
-fn listing(part: &Part, after: i64, without: &Arc<BTreeSet<i32>>) -> String {
-    let Part { segments, between, to, .. } = part;
-    let late: Vec<String> = between.late.iter().map(|txid| format!("'{txid}'")).collect();
-    let but: Vec<String> = without.iter().map(ToString::to_string).collect();
-    // Hashed, so that it costs the same for one as for a thousand.
-    let but = match but.as_slice() {
-        [] => String::new(),
-        all => format!(" capture NOT IN (SELECT unnest('{{{}}}'::int4[])) AND", all.join(",")),
-    };
-    let mut union = String::new();
-    for (number, ids) in segments {
-        let or = if union.is_empty() { "" } else { " UNION ALL " };
-        let ids = only(*ids);
-        let select =
-            format!("SELECT id, {number} AS segment, ctid FROM event_{number} WHERE{ids}{but} id > {after} AND");
-        let _ = write!(
-            union,
-            "{or}{select} txid >= '{}' AND txid < '{}' AND pg_visible_in_snapshot(txid, '{to}')",
-            between.start, between.end
-        );
-        if !late.is_empty() {
-            let _ = write!(union, " UNION ALL {select} txid = ANY (ARRAY[{}]::xid8[])", late.join(","));
-        }
-    }
-    format!("SELECT id, segment, ctid FROM ({union}) AS w ORDER BY id")
-}
-
-fn only(ids: Ids) -> String {
+pub(super) fn only(ids: Ids) -> String {
     match ids {
         Ids::All => String::new(),
         Ids::UpTo(last) => format!(" id <= {last} AND"),
@@ -466,11 +308,39 @@ fn only(ids: Ids) -> String {
     }
 }
 
-fn reading(source: tokio_postgres::Error) -> WorkerError {
+pub(super) fn reading(source: tokio_postgres::Error) -> WorkerError {
     WorkerError::Sql { doing: "read events", source }
 }
 
-async fn each(rows: RowStream, mut take: impl FnMut(&Row) -> Result<(), WorkerError>) -> Result<(), WorkerError> {
+/// The events at those places, which are in order of `ids`.
+async fn fetch(
+    client: Arc<Client>,
+    statements: Vec<(Statement, Vec<Tid>)>,
+    ids: Vec<i64>,
+    base: Txid,
+) -> Result<Vec<Found>, WorkerError> {
+    let mut found = Vec::with_capacity(ids.len());
+    for (statement, places) in &statements {
+        let rows = client.query_raw(statement, [places]).await.map_err(reading)?;
+        each(rows, |row| {
+            found.push(page::found(row, base)?);
+            Ok(())
+        })
+        .await?;
+    }
+    // They come in the order of their places, which is nearly that of their ids.
+    found.sort_by_key(|one| one.event.id);
+    let there = found.iter().map(|one| Some(one.event.id)).chain(std::iter::repeat(None));
+    match ids.iter().zip(there).find(|(id, there)| Some(**id) != *there) {
+        Some((id, _)) => Err(missing(*id)),
+        None => Ok(found),
+    }
+}
+
+pub(super) async fn each(
+    rows: RowStream,
+    mut take: impl FnMut(&Row) -> Result<(), WorkerError>,
+) -> Result<(), WorkerError> {
     // One after the other: what the driver holds of a row and what is made of it are not both kept.
     let mut rows = std::pin::pin!(rows);
     while let Some(row) = rows.try_next().await.map_err(reading)? {
