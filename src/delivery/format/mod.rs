@@ -240,6 +240,7 @@ fn plain(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use rstest::rstest;
 
     use super::{
         super::target::tests::{config, definition},
@@ -303,6 +304,21 @@ mod tests {
             keys(&event, &capture(&["a", "b"]), &Ordering::PrimaryKey).unwrap(),
             Keys::One("x%2Fy/2".to_owned())
         );
+    }
+
+    #[rstest]
+    #[case::same(r#"{"id":1,"n":1}"#, r#"{"id":1,"n":2}"#, &["1"])]
+    #[case::one_begins_as_the_other(r#"{"id":1,"n":1}"#, r#"{"id":12,"n":1}"#, &["1", "12"])]
+    #[case::the_other_way_round(r#"{"id":12,"n":1}"#, r#"{"id":1,"n":1}"#, &["12", "1"])]
+    #[case::text(r#"{"id":"a","n":1}"#, r#"{"id":"a\"","n":1}"#, &["a", "a%22"])]
+    #[case::alone(r#"{"id":1}"#, r#"{"id":1}"#, &["1"])]
+    #[case::behind_what_changes(r#"{"n":1,"id":1}"#, r#"{"n":12,"id":1}"#, &["1"])]
+    #[case::renamed_meanwhile(r#"{"old":1}"#, r#"{"id":1}"#, &["null", "1"])]
+    #[case::missing(r#"{"n":1}"#, r#"{"n":1}"#, &["null"])]
+    fn the_key_before_is_compared_with_that_after(#[case] old: &str, #[case] new: &str, #[case] expected: &[&str]) {
+        let event = event(Operation::Update, Some(old), Some(new));
+        let keys = keys(&event, &capture(&["id"]), &Ordering::PrimaryKey).unwrap();
+        assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -267,6 +267,8 @@ impl Session<'_> {
         self.committed().await?;
         self.commit(Unsaved::Passed);
         self.committed().await?;
+        // A page that nobody reads any more would hold up what comes after it on the connection.
+        self.io.clear();
         // Everything is written: whether slots can be given up now or are lost with the connection changes little.
         if let Err(error) = self.worker.leave().await {
             tracing::debug!("failed to give up all slots: {error}");

@@ -213,7 +213,7 @@ impl Reader {
         let mut union = String::new();
         for (number, ids) in &part.segments {
             let or = if union.is_empty() { "" } else { " UNION ALL " };
-            let select = |condition| page::measured(*number, &format!("{}{condition}", only(*ids)));
+            let select = |condition| page::measured(*number, &format!("{} {condition}", only(*ids)));
             let seen = select("txid >= $2 AND txid < $3 AND pg_visible_in_snapshot(txid, $4)");
             let _ = write!(union, "{or}({seen})");
             if late {

@@ -1,6 +1,6 @@
 //! PostgreSQL's binary forms of the types that the log's tables have and the driver does not know.
 
-use std::str::FromStr;
+use std::{borrow::Cow, str::FromStr};
 
 use jiff::Timestamp;
 use tokio_postgres::types::{FromSql, IsNull, Kind, ToSql, Type, private::BytesMut, to_sql_checked};
@@ -97,8 +97,8 @@ pub(super) struct Json(pub(super) String);
 impl FromSql<'_> for Json {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Boxed> {
         // The strict way is the faster one.
-        let lossy = |_| String::from_utf8_lossy(raw).into_owned();
-        Ok(Self(str::from_utf8(raw).map(str::to_owned).unwrap_or_else(lossy)))
+        let text = str::from_utf8(raw).map_or_else(|_| String::from_utf8_lossy(raw), Cow::Borrowed);
+        Ok(Self(text.into_owned()))
     }
 
     fn accepts(ty: &Type) -> bool {
