@@ -11,7 +11,7 @@ use ring::digest::{SHA256, digest};
 
 use super::{
     Item, NotARow, SEGMENT, TRACEPARENT, Written, key, plain, segment, shown, shows,
-    text::{push_json, push_number, push_sequence, push_time},
+    text::{push_json, push_number, push_sequence, push_time, pushed},
 };
 use crate::{
     delivery::{context::Noted, lanes::Keys, signing, target::Target},
@@ -120,16 +120,11 @@ pub(super) fn binary(target: &Target, item: &Item<'_>) -> Result<Written, NotARo
     let (event, noted) = (item.event, Noted::of(item.event)?);
     let Attributes { kind, subject, partition_key, traceparent } = Attributes::new(target, item, &noted)?;
     let mut headers = target.headers.clone();
-    let piece = |push: &dyn Fn(&mut String)| {
-        let mut text = String::with_capacity(64);
-        push(&mut text);
-        plain(&text)
-    };
-    headers.insert(ID, piece(&|text| target.push_id(text, event)));
+    headers.insert(ID, plain(&pushed(|text| target.push_id(text, event))));
     headers.insert(TYPE, HeaderValue::from_static(kind));
     headers.insert(SUBJECT, attribute(&subject));
-    headers.insert(TIME, piece(&|text| push_time(text, event.at)));
-    headers.insert(SEQUENCE, piece(&|text| push_sequence(text, event.id)));
+    headers.insert(TIME, plain(&pushed(|text| push_time(text, event.at))));
+    headers.insert(SEQUENCE, plain(&pushed(|text| push_sequence(text, event.id))));
     if let Some(key) = partition_key {
         headers.insert(PARTITIONKEY, attribute(key));
     }

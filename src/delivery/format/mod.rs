@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-use self::text::{push_json, push_number};
+use self::text::{push_json, push_number, pushed};
 use super::{
     lanes::Keys,
     row::{NotARow, Row},
@@ -128,8 +128,7 @@ impl Target {
             Format::CloudEvents(Mode::Batch(_)) => return cloudevents::batch(self, items),
             Format::Hasura { trigger } => hasura::event(self, trigger.as_deref(), first)?,
         };
-        let mut id = String::with_capacity(64);
-        self.push_id(&mut id, first.event);
+        let id = pushed(|text| self.push_id(text, first.event));
         written.headers.insert(signing::ID, plain(&id));
         Ok(written)
     }
@@ -227,9 +226,7 @@ fn segment(text: &str) -> Cow<'_, str> {
 
 /// A text as JSON has it.
 pub(super) fn json(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    push_json(&mut json, text);
-    json
+    pushed(|json| push_json(json, text))
 }
 
 /// A header of text that is visible ASCII by nature.

@@ -5,6 +5,14 @@ use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 
 const TIME: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 
+/// A short text of one or a few pieces.
+pub(super) fn pushed(push: impl FnOnce(&mut String)) -> String {
+    // An event's id, the longest that there is in nearly every request, has 56 bytes.
+    let mut text = String::with_capacity(64);
+    push(&mut text);
+    text
+}
+
 /// A text as JSON has it.
 pub(super) fn push_json(out: &mut String, text: &str) {
     // Nearly every name and key.
@@ -37,12 +45,6 @@ pub(super) fn push_time(out: &mut String, at: Timestamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pushed(push: impl FnOnce(&mut String)) -> String {
-        let mut out = String::new();
-        push(&mut out);
-        out
-    }
 
     #[test]
     fn a_sequence_has_twenty_digits() {

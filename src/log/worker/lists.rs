@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use tokio::task::JoinError;
 use tokio_postgres::{Client, Statement, types::ToSql};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -192,14 +191,8 @@ impl List {
     /// connection.
     pub(super) fn ask(&mut self, Coming { places, found }: Coming) {
         let found = AbortOnDropHandle::new(tokio::spawn(found));
-        let found = async {
-            match found.await.map_err(JoinError::try_into_panic) {
-                Ok(found) => found,
-                Err(Ok(panic)) => std::panic::resume_unwind(panic),
-                // Only with the whole program.
-                Err(Err(_cancelled)) => std::future::pending().await,
-            }
-        };
+        // It is not cancelled but by dropping this.
+        let found = found.map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())));
         self.coming = Some(Coming { places, found: found.boxed() });
     }
 
